@@ -1,0 +1,1 @@
+//! Tollgate: an API gateway for the network edge.
