@@ -1,0 +1,19 @@
+//! The only reader of clocks. Everything that decides takes the time as an argument.
+
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The limiter's clock: nanoseconds on a clock that only goes forward.
+///
+/// It counts from the first call in this process, plus one second so that no time is
+/// zero: a zero state means an untouched bucket.
+pub fn now_ns() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    1_000_000_000 + elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
+}
+
+/// Wall-clock time since the Unix epoch, for logs. Zero on a clock set before 1970.
+pub fn unix_time() -> std::time::Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,96 @@
+//! What a bucket is found by: policy, kind of identity and value, hashed with a secret.
+//!
+//! SipHash-1-3 with 128 bits of output (Aumasson and Bernstein, 2012): a keyed
+//! pseudo-random function, so that nobody outside can choose ids that share a slot or a
+//! set. Faster hashes exist whose seed does not protect against chosen input.
+//!
+//! An identity is hashed once a request. The keys of the several limits that count by it
+//! are that digest combined with each policy's own digest by exclusive or: both are
+//! outputs of the same secret function, so two different pairs meet with probability
+//! 2⁻⁶⁴ a pair of fingerprints, as if each had been hashed by itself.
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::hash::Hasher;
+
+/// What kind of thing identifies the holder of a bucket. Part of the key, so that a header
+/// value never meets an address or an API-key client of the same spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum KeyKind {
+    /// A client named by one of its API keys.
+    ApiKey = 1,
+    /// A client named by a header.
+    Header = 2,
+    /// An address, IPv6 cut to the configured prefix.
+    Ip = 3,
+    /// One bucket for a whole route.
+    Route = 4,
+    /// One bucket for everybody.
+    Global = 5,
+    /// A value of the header a limit counts by.
+    HeaderValue = 6,
+    /// A policy's name; never a bucket by itself.
+    Policy = 7,
+}
+
+/// A digest of an identity or of a policy's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(u64, u64);
+
+/// The place of one bucket in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    fingerprint: u64,
+    position: u64,
+}
+
+impl Key {
+    /// The bucket that `holder` has under `policy`.
+    pub fn new(policy: Digest, holder: Digest) -> Key {
+        // Zero marks an empty slot.
+        Key { fingerprint: (policy.0 ^ holder.0).max(1), position: policy.1 ^ holder.1 }
+    }
+
+    pub(super) fn fingerprint(self) -> u64 {
+        self.fingerprint
+    }
+
+    pub(super) fn set(self) -> usize {
+        self.position as usize
+    }
+
+    /// Where in its set the key looks first; bits the set's number does not use.
+    pub(super) fn start(self) -> usize {
+        (self.position >> 58) as usize
+    }
+}
+
+/// Hashes identities with a secret drawn at start.
+#[derive(Clone)]
+pub struct KeyHasher(SipHasher13);
+
+impl KeyHasher {
+    /// A hasher with a secret from the operating system.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn from_os() -> std::io::Result<KeyHasher> {
+        let mut secret = [0; 16];
+        getrandom::fill(&mut secret).map_err(std::io::Error::other)?;
+        Ok(KeyHasher::with_secret(&secret))
+    }
+
+    /// A hasher with this secret.
+    pub fn with_secret(secret: &[u8; 16]) -> KeyHasher {
+        KeyHasher(SipHasher13::new_with_key(secret))
+    }
+
+    /// Digests a value of one kind.
+    pub fn digest(&self, kind: KeyKind, value: &[u8]) -> Digest {
+        let mut hasher = self.0;
+        hasher.write(value);
+        hasher.write_u8(kind as u8);
+        let hash = hasher.finish128();
+        Digest(hash.h1, hash.h2)
+    }
+}

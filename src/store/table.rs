@@ -1,0 +1,406 @@
+//! The limiter table: fixed memory, any number of clients, no locks.
+//!
+//! A key is 16 bytes: a keyed 64-bit fingerprint and the 64-bit GCRA state, changed
+//! together by one 128-bit compare-and-swap. That single choice is what keeps this
+//! file short: a slot can never be seen half-written, a charge can never land in a
+//! bucket whose owner has just changed, and a process that dies between any two
+//! instructions leaves every slot in a state the others understand.
+//!
+//! The alternative, fingerprint and state as two 64-bit words, saves a few cycles and
+//! needs a tag in the state, a grace period before reuse and an argument for each
+//! window in between.
+//!
+//! # Sets
+//!
+//! Slots come in sets of 16 (256 bytes, four cache lines). A key hashes to one set and
+//! may live in any of its slots but the first:
+//!
+//! | slots | used by |
+//! |-------|---------|
+//! | 0 | the set's overflow bucket, and the time of its latest takeover |
+//! | 1–13 | any key |
+//! | 14–15 | registered clients and keys named by the configuration only |
+//!
+//! # Takeover
+//!
+//! A slot may be taken over only when it is empty or its bucket is full again, so
+//! taking it over forgets nothing: a key that is absent is a key whose bucket is full.
+//! Where a set has no such slot, unregistered keys share the set's overflow bucket.
+//! Flooding the table with invented keys therefore makes newcomers share; it neither
+//! grows memory nor frees a limited client.
+//!
+//! # Claiming
+//!
+//! Two threads that see the same new key for the first time must not both create a
+//! bucket for it. A claim takes three steps, each one compare-and-swap:
+//!
+//! 1. *Announce*: a free slot becomes `(fingerprint, pending mark)`, the mark unique.
+//! 2. *Look again* at the whole set. A live slot of the same key: withdraw and use it.
+//!    Another announcement of the same key: erase it.
+//! 3. *Promote* the announcement to `(fingerprint, state)`. If somebody erased it, start
+//!    over.
+//!
+//! Of two claims of one key, the one announced later looks again after both are
+//! visible, so it finds the earlier one: either live, and withdraws, or pending, and
+//! erases it, so that its promotion fails. Two buckets for one key cannot come to be.
+//! An announcement counts as free for others, so one left behind by a dead process is
+//! simply taken over.
+//!
+//! # Late threads
+//!
+//! A thread may hold a `now` that is a little old. Charging is safe by itself, since GCRA
+//! takes the later of state and now. Creating a bucket is not: the key's previous bucket
+//! may have been taken over by a thread with a later clock. So a takeover first
+//! publishes its time in slot 0, and a new bucket starts no earlier than that.
+
+use super::key::Key;
+use crate::policy::gcra::{self, Answer, Tat};
+use crate::policy::rate::TokenBucket;
+use portable_atomic::AtomicU128;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Slots in a set, the shared first one included.
+pub const SLOTS_PER_SET: usize = 16;
+/// The last slots of a set, kept free of unregistered keys.
+const RESERVED_SLOTS: usize = 2;
+/// Bytes a slot takes.
+pub const BYTES_PER_SLOT: usize = size_of::<AtomicU128>();
+/// How often a charge starts over before it settles for the overflow bucket. Each round
+/// lost means that another thread made progress in the same set.
+const MAX_ROUNDS: usize = 64;
+/// Sets read for an estimate of the occupancy; the whole table up to a million slots.
+const SAMPLED_SETS: usize = 65_536;
+
+/// The state's highest bit marks an announcement; the others make it unique.
+const PENDING: u64 = 1 << 63;
+
+/// Who may use the slots kept in reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A client in the registry, or a key the configuration names.
+    Registered,
+    /// Anything a client can invent: unknown ids, addresses, header values.
+    Unregistered,
+}
+
+/// Where a charge was made; a refund goes back there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The key's own bucket.
+    Own,
+    /// The bucket its set shares.
+    Overflow,
+}
+
+/// What became of a charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charge {
+    /// The tokens were taken; the bucket's state now.
+    Taken {
+        /// The state after the charge.
+        tat: Tat,
+        /// Which bucket paid.
+        place: Place,
+    },
+    /// The tokens are not there; nothing changed.
+    Refused {
+        /// The state that refused.
+        tat: Tat,
+        /// Nanoseconds until the same charge would pass; `None` when no wait helps.
+        wait_ns: Option<u64>,
+        /// Which bucket refused.
+        place: Place,
+    },
+}
+
+#[repr(align(256))]
+struct Set([AtomicU128; SLOTS_PER_SET]);
+
+/// The table. See the module's description.
+pub struct Table {
+    sets: Box<[Set]>,
+    overflowed: AtomicU64,
+    announcements: AtomicU64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    fingerprint: u64,
+    state: u64,
+}
+
+impl Slot {
+    const EMPTY: Slot = Slot { fingerprint: 0, state: 0 };
+
+    fn of(word: u128) -> Slot {
+        Slot { fingerprint: (word >> 64) as u64, state: word as u64 }
+    }
+
+    fn word(self) -> u128 {
+        (u128::from(self.fingerprint) << 64) | u128::from(self.state)
+    }
+
+    fn is_pending(self) -> bool {
+        self.state & PENDING != 0
+    }
+
+    /// Empty, or a bucket that is full again.
+    fn is_free(self, now: u64) -> bool {
+        self.state <= now
+    }
+}
+
+impl Set {
+    fn load(&self, index: usize) -> Slot {
+        Slot::of(self.0[index].load(Ordering::SeqCst))
+    }
+
+    fn swap(&self, index: usize, old: Slot, new: Slot) -> bool {
+        self.0[index]
+            .compare_exchange(old.word(), new.word(), Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Slot indices in the order this key looks at them: from its own starting point, so
+    /// that a key that is there is mostly found at the first look.
+    fn indices(key: Key) -> impl Iterator<Item = usize> {
+        let owned = SLOTS_PER_SET - 1;
+        let start = key.start() % owned;
+        (0..owned).map(move |step| 1 + if start + step < owned { start + step } else { start + step - owned })
+    }
+
+    fn find(&self, key: Key) -> Option<(usize, Slot)> {
+        Self::indices(key)
+            .map(|index| (index, self.load(index)))
+            .find(|(_, slot)| slot.fingerprint == key.fingerprint() && !slot.is_pending())
+    }
+
+    /// The latest time at which a bucket of this set was taken over.
+    fn latest_takeover(&self) -> u64 {
+        self.load(0).fingerprint
+    }
+
+    fn publish_takeover(&self, now: u64) {
+        loop {
+            let shared = self.load(0);
+            if shared.fingerprint >= now || self.swap(0, shared, Slot { fingerprint: now, ..shared }) {
+                return;
+            }
+        }
+    }
+}
+
+enum Claim {
+    Taken(Tat),
+    StartOver,
+    SetFull,
+}
+
+impl Table {
+    /// A table of at least `slots` slots, [`BYTES_PER_SLOT`] bytes each, rounded up to a
+    /// power of two of at least one set. Memory is taken once, here.
+    pub fn new(slots: usize) -> Table {
+        let sets = slots.max(SLOTS_PER_SET).next_power_of_two() / SLOTS_PER_SET;
+        let empty = || Set(std::array::from_fn(|_| AtomicU128::new(0)));
+        Table {
+            sets: (0..sets).map(|_| empty()).collect(),
+            overflowed: AtomicU64::new(0),
+            announcements: AtomicU64::new(0),
+        }
+    }
+
+    /// Slots in the table.
+    pub fn slots(&self) -> usize {
+        self.sets.len() * SLOTS_PER_SET
+    }
+
+    /// Charges made against an overflow bucket so far.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed.load(Ordering::Relaxed)
+    }
+
+    /// Slots that hold a bucket which is not full at `now`. Exact up to a million slots,
+    /// beyond that an estimate from evenly spaced sets. Reads at most 16 MiB.
+    pub fn used_slots(&self, now: u64) -> usize {
+        let stride = self.sets.len().div_ceil(SAMPLED_SETS);
+        let used: usize = self
+            .sets
+            .iter()
+            .step_by(stride)
+            .map(|set| (1..SLOTS_PER_SET).filter(|&i| !set.load(i).is_free(now)).count())
+            .sum();
+        used * stride
+    }
+
+    fn set(&self, key: Key) -> &Set {
+        // The count of sets is a power of two.
+        &self.sets[key.set() & (self.sets.len() - 1)]
+    }
+
+    /// Reads the state a charge for `key` would meet, changing nothing.
+    pub fn peek(&self, key: Key, class: Class, now: u64) -> Tat {
+        let set = self.set(key);
+        if let Some((_, slot)) = set.find(key) {
+            return slot.state;
+        }
+        let has_room = Set::indices(key)
+            .any(|index| may_use(index, class) && { set.load(index).is_free(now) || set.load(index).is_pending() });
+        if has_room { 0 } else { set.load(0).state }
+    }
+
+    /// Takes `cost` tokens from the bucket of `key`, or from the overflow bucket, whose
+    /// limit is `overflow`, when the set has no room for the key.
+    pub fn charge(
+        &self,
+        key: Key,
+        class: Class,
+        bucket: &TokenBucket,
+        overflow: &TokenBucket,
+        cost: u32,
+        now: u64,
+    ) -> Charge {
+        let set = self.set(key);
+        for _ in 0..MAX_ROUNDS {
+            if let Some((index, slot)) = set.find(key) {
+                match gcra::ask(bucket, slot.state, cost, now) {
+                    Answer::Admit(tat) if set.swap(index, slot, Slot { state: tat, ..slot }) => {
+                        return Charge::Taken { tat, place: Place::Own };
+                    }
+                    Answer::Admit(_) => continue,
+                    refusal => return refused(refusal, slot.state, Place::Own),
+                }
+            }
+            if u64::from(cost) > bucket.burst() {
+                return refused(Answer::Never, 0, Place::Own);
+            }
+            match self.claim(set, key, class, bucket, cost, now) {
+                Claim::Taken(tat) => return Charge::Taken { tat, place: Place::Own },
+                Claim::StartOver => {}
+                Claim::SetFull => break,
+            }
+        }
+        self.charge_overflow(set, overflow, cost, now)
+    }
+
+    /// Gives back what [`charge`](Table::charge) took. A bucket that has filled up since
+    /// needs nothing back.
+    pub fn refund(&self, key: Key, place: Place, bucket: &TokenBucket, cost: u32) {
+        let set = self.set(key);
+        loop {
+            let found = match place {
+                Place::Own => set.find(key),
+                Place::Overflow => Some((0, set.load(0))),
+            };
+            let Some((index, slot)) = found else { return };
+            let state = gcra::refund(bucket, slot.state, cost);
+            if set.swap(index, slot, Slot { state, ..slot }) {
+                return;
+            }
+        }
+    }
+
+    /// Cuts the state of `key` to an empty bucket where a larger limit left it beyond that
+    /// (see [`gcra::is_beyond`]). `now` is read after the state.
+    pub fn cut(&self, key: Key, bucket: &TokenBucket, now: impl Fn() -> u64) {
+        let set = self.set(key);
+        while let Some((index, slot)) = set.find(key) {
+            let now = now();
+            let empty = Slot { state: now + bucket.capacity_ns(), ..slot };
+            if !gcra::is_beyond(bucket, slot.state, now) || set.swap(index, slot, empty) {
+                return;
+            }
+        }
+    }
+
+    fn claim(
+        &self,
+        set: &Set,
+        key: Key,
+        class: Class,
+        bucket: &TokenBucket,
+        cost: u32,
+        now: u64,
+    ) -> Claim {
+        let Some((index, old)) = choose(set, key, class, now) else { return Claim::SetFull };
+        if old != Slot::EMPTY && !old.is_pending() {
+            set.publish_takeover(now);
+        }
+        let mark = PENDING | self.announcements.fetch_add(1, Ordering::Relaxed);
+        let announced = Slot { fingerprint: key.fingerprint(), state: mark };
+        if !set.swap(index, old, announced) {
+            return Claim::StartOver;
+        }
+        if !is_alone(set, key, index) {
+            set.swap(index, announced, Slot::EMPTY);
+            return Claim::StartOver;
+        }
+        let start = now.max(set.latest_takeover());
+        let Answer::Admit(tat) = gcra::ask(bucket, 0, cost, start) else {
+            // The caller checked that the burst covers the cost; kept total all the same.
+            set.swap(index, announced, Slot::EMPTY);
+            return Claim::SetFull;
+        };
+        if set.swap(index, announced, Slot { state: tat, ..announced }) {
+            Claim::Taken(tat)
+        } else {
+            Claim::StartOver
+        }
+    }
+
+    fn charge_overflow(&self, set: &Set, bucket: &TokenBucket, cost: u32, now: u64) -> Charge {
+        self.overflowed.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let shared = set.load(0);
+            match gcra::ask(bucket, shared.state, cost, now) {
+                Answer::Admit(tat) => {
+                    if set.swap(0, shared, Slot { state: tat, ..shared }) {
+                        return Charge::Taken { tat, place: Place::Overflow };
+                    }
+                }
+                refusal => return refused(refusal, shared.state, Place::Overflow),
+            }
+        }
+    }
+}
+
+fn refused(answer: Answer, tat: Tat, place: Place) -> Charge {
+    let wait_ns = match answer {
+        Answer::Wait(ns) => Some(ns),
+        Answer::Never | Answer::Admit(_) => None,
+    };
+    Charge::Refused { tat, wait_ns, place }
+}
+
+fn may_use(index: usize, class: Class) -> bool {
+    class == Class::Registered || index < SLOTS_PER_SET - RESERVED_SLOTS
+}
+
+/// The slot a claim should announce itself in: the key's own earlier announcement, else a
+/// free slot, else somebody else's announcement.
+fn choose(set: &Set, key: Key, class: Class, now: u64) -> Option<(usize, Slot)> {
+    let mut free = None;
+    let mut pending = None;
+    for index in Set::indices(key).filter(|&index| may_use(index, class)) {
+        let slot = set.load(index);
+        if slot.is_pending() {
+            if slot.fingerprint == key.fingerprint() {
+                return Some((index, slot));
+            }
+            pending.get_or_insert((index, slot));
+        } else if slot.is_free(now) {
+            free.get_or_insert((index, slot));
+        }
+    }
+    free.or(pending)
+}
+
+/// Step two of a claim: no other slot of the set speaks for this key any more.
+fn is_alone(set: &Set, key: Key, own: usize) -> bool {
+    (1..SLOTS_PER_SET).filter(|&index| index != own).all(|index| {
+        let slot = set.load(index);
+        if slot.fingerprint != key.fingerprint() {
+            return true;
+        }
+        slot.is_pending() && set.swap(index, slot, Slot::EMPTY)
+    })
+}
