@@ -1,0 +1,45 @@
+//! What a limit counts and what it charges.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use super::rate::TokenBucket;
+
+/// Which requests share one bucket of a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitKey {
+    /// One bucket for each client identity.
+    Client,
+    /// One bucket for each client address (IPv6: for each prefix of `clients.ipv6_prefix` bits).
+    Ip,
+    /// One bucket for each route.
+    Route,
+    /// One bucket for everything.
+    Global,
+    /// One bucket for each value of this request header.
+    Header(HeaderName),
+}
+
+/// How many tokens a request takes from a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitCost {
+    /// What the route says the request costs.
+    Route,
+    /// One, whatever the route says.
+    One,
+}
+
+/// One limit. It applies to every request, or to those of one route when the route owns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// The policy's name in headers, metrics and JSON: the limit's own, or `route:<name>` for the
+    /// limit of a route.
+    pub name: Arc<str>,
+    /// What its buckets are kept by.
+    pub key: LimitKey,
+    /// Each bucket's rate and size.
+    pub bucket: TokenBucket,
+    /// What a request takes from it.
+    pub cost: LimitCost,
+}
