@@ -43,7 +43,13 @@ pub struct Standing {
 }
 
 impl Standing {
-    fn new(demand: &Demand<'_>, limit: &TokenBucket, tat: Tat, wait_ns: Option<u64>, now: u64) -> Standing {
+    fn new(
+        demand: &Demand<'_>,
+        limit: &TokenBucket,
+        tat: Tat,
+        wait_ns: Option<u64>,
+        now: u64,
+    ) -> Standing {
         let level = gcra::level(limit, tat, now);
         Standing {
             policy: demand.policy,

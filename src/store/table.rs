@@ -166,7 +166,9 @@ impl Set {
     fn indices(key: Key) -> impl Iterator<Item = usize> {
         let owned = SLOTS_PER_SET - 1;
         let start = key.start() % owned;
-        (0..owned).map(move |step| 1 + if start + step < owned { start + step } else { start + step - owned })
+        (0..owned).map(move |step| {
+            1 + if start + step < owned { start + step } else { start + step - owned }
+        })
     }
 
     fn find(&self, key: Key) -> Option<(usize, Slot)> {
@@ -183,7 +185,9 @@ impl Set {
     fn publish_takeover(&self, now: u64) {
         loop {
             let shared = self.load(0);
-            if shared.fingerprint >= now || self.swap(0, shared, Slot { fingerprint: now, ..shared }) {
+            if shared.fingerprint >= now
+                || self.swap(0, shared, Slot { fingerprint: now, ..shared })
+            {
                 return;
             }
         }
@@ -243,8 +247,11 @@ impl Table {
         if let Some((_, slot)) = set.find(key) {
             return slot.state;
         }
-        let has_room = Set::indices(key)
-            .any(|index| may_use(index, class) && { set.load(index).is_free(now) || set.load(index).is_pending() });
+        let has_room = Set::indices(key).any(|index| {
+            may_use(index, class) && {
+                set.load(index).is_free(now) || set.load(index).is_pending()
+            }
+        });
         if has_room { 0 } else { set.load(0).state }
     }
 
