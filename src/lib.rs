@@ -9,3 +9,4 @@ pub mod policy;
 pub mod registry;
 pub mod store;
 pub mod upstream;
+pub mod wire;
