@@ -181,12 +181,13 @@ fn requests_sent_at_once_are_answered_in_order_or_not_at_all() {
     let targets: Vec<String> = (0..5).map(|index| format!("/at-once/{index}")).collect();
     let line = |target: &String| format!("GET {target} HTTP/1.1\r\nHost: tollgate.test\r\n\r\n");
     client.send(targets.iter().map(line).collect::<String>());
-    client.finish_sending();
     let replies = all_replies(&mut client, targets.len());
     let wanted: Vec<_> = targets.iter().map(|target| (200, format!("GET {target}"))).collect();
     assert!(!replies.is_empty(), "the first one is answered");
     assert!(wanted.starts_with(&replies), "{replies:?}");
-    assert!(matches!(client.end(), End::Closed), "and nothing comes after");
+    if replies.len() < targets.len() {
+        assert_eq!(client.end(), End::Closed, "what is not answered is not left hanging");
+    }
 }
 
 #[test]
@@ -199,11 +200,11 @@ fn a_request_sent_together_with_a_refused_one_gets_its_own_answer_or_none() {
         let mut client = rig.gateway.client();
         let second = request("GET /open/second HTTP/1.1", "Accept: */*", "");
         client.send(request(line, "Content-Length: 5", "hello") + &second);
-        client.finish_sending();
         let replies = all_replies(&mut client, 2);
         assert_eq!(replies.first().map(|reply| reply.0), Some(status), "{name}");
-        if let Some(second) = replies.get(1) {
-            assert_eq!(*second, (200, "GET /open/second".to_owned()), "{name}");
+        match replies.get(1) {
+            Some(second) => assert_eq!(*second, (200, "GET /open/second".to_owned()), "{name}"),
+            None => assert_eq!(client.end(), End::Closed, "{name}"),
         }
     }
 }

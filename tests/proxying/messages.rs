@@ -117,15 +117,19 @@ fn a_client_that_waits_for_100_is_told_to_continue() {
     let upstream = Upstream::answering(Answer::Interim(interim, Box::new(Answer::Echo)));
     let gateway = Gateway::before(&upstream).start();
     let mut client = gateway.client();
-    for _ in 0..2 {
+    for round in 0..2 {
         client.send(
             "POST / HTTP/1.1\r\nHost: tollgate.test\r\nContent-Length: 5\r\n\
              Expect: 100-continue\r\n\r\n",
         );
-        assert_eq!(client.next_head().status(), 100);
+        assert_eq!(client.next_head().status(), 100, "round {round}");
         client.send("hello");
         let reply = client.reply();
-        assert_eq!((reply.status, reply.text().as_str()), (200, "hello"));
+        assert_eq!((reply.status, reply.text().as_str()), (200, "hello"), "round {round}");
+        if reply.says_close() {
+            assert_eq!(client.end(), End::Closed);
+            break;
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::support::{Answer, Client, Gateway, GatewayBuilder, Upstream, ok};
 
-/// One upstream that says by name which route was taken: each route goes
-/// through a prefix of its own. Names and definitions of the routes.
+/// One upstream for each name, which answers with that name: the answer says
+/// which route was taken.
 struct Signposts {
     upstreams: Vec<(String, Upstream)>,
 }
