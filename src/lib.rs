@@ -1,5 +1,6 @@
 //! Tollgate: an API gateway for the network edge.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod gateway;
