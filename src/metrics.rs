@@ -160,6 +160,13 @@ impl Metrics {
             })
             .collect()
     }
+
+    /// Refusals with 429 so far, over all routes, tiers and policies.
+    pub fn rate_limited_total(&self) -> u64 {
+        let families = self.rate_limited.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        metrics.map(|metric| metric.get_counter().value() as u64).sum()
+    }
 }
 
 fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {

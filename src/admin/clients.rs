@@ -1,0 +1,293 @@
+//! `/clients`: how a client stands, and the changes to it that need no restart.
+//!
+//! A change is one entry in the registry and acts on the very next request. Buckets are left
+//! alone: they keep the time until they are full, so whatever the client has used stays used.
+
+use super::body::Fields;
+use super::problem::{BadInput, Problem, described};
+use super::{AdminState, App};
+use crate::clock;
+use crate::gateway::{Generation, TIER_POLICY};
+use crate::policy::limit::LimitKey;
+use crate::policy::rate::{BucketError, TokenBucket};
+use crate::registry::identity::client_ip;
+use crate::registry::{MAX_CLIENT_ID, RegistryFull, Standing, is_client_id};
+use crate::store::key::{Digest, Key, KeyKind};
+use crate::store::limiter::Demand;
+use crate::store::table::Class;
+use axum::Json;
+use axum::extract::{FromRequestParts, Path, Query, State};
+use http::StatusCode;
+use http::request::Parts;
+use serde::Serialize;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use utoipa::openapi::{RefOr, Response};
+use utoipa::{IntoResponses, ToSchema};
+
+/// The largest burst a client's own limit may have: the largest whole number every JSON
+/// reader keeps exact, and the bound bursts have in the file.
+const MAX_CAPACITY: u64 = 1 << 53;
+
+/// How a client stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Client {
+    /// Its id, or its address (IPv6: the first of its prefix).
+    client: String,
+    tier: String,
+    /// Whether the configuration or the admin API names it.
+    registered: bool,
+    /// What it meets on every route that counts by client: its tier or own limit first, then
+    /// the limits of `limits`, then the routes' own.
+    limits: Vec<ClientLimit>,
+}
+
+/// One of a client's buckets.
+#[derive(Debug, Serialize, ToSchema)]
+struct ClientLimit {
+    /// `tier`, a limit's name, or `route:<name>`.
+    #[schema(example = "tier")]
+    policy: String,
+    /// Whole tokens left.
+    tokens_remaining: u64,
+    /// Tokens in the full bucket.
+    capacity: u64,
+    /// Tokens per second.
+    refill_rate: f64,
+    /// Whole seconds until a token is there, rounded up; 0 when one is.
+    retry_after_seconds: u64,
+}
+
+/// A change of tier.
+#[derive(ToSchema)]
+pub(super) struct TierChange {
+    /// A tier's name, in any case.
+    #[schema(example = "premium")]
+    #[expect(dead_code, reason = "describes the body in the OpenAPI document")]
+    tier: String,
+}
+
+/// A limit of a client's own.
+#[derive(ToSchema)]
+pub(super) struct LimitChange {
+    /// Tokens in the full bucket.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_992_u64, example = 50)]
+    #[expect(dead_code, reason = "describes the body in the OpenAPI document")]
+    capacity: u64,
+    /// Tokens per second.
+    #[schema(exclusive_minimum = 0.0, maximum = 1e9, example = 10.0)]
+    #[expect(dead_code, reason = "describes the body in the OpenAPI document")]
+    refill_rate: f64,
+}
+
+/// How a client stands, by id
+///
+/// The id is what a header names or what an API key belongs to. The two have buckets of
+/// their own; of each policy the emptier one is shown. An id nobody registered has the
+/// default tier and full buckets. Asking stores nothing.
+#[utoipa::path(get, path = "/clients/{id}", tag = "clients", params(ClientId), responses(
+    (status = 200, description = "The client", body = Client), BadInput,
+))]
+pub(super) async fn by_id(State(app): App, ClientId(id): ClientId) -> Json<Client> {
+    Json(client(&app, &id))
+}
+
+/// How a client stands, by address
+///
+/// What a client that only its address names meets, and the limits that count by address.
+/// An IPv6 address stands for its prefix of `clients.ipv6_prefix` bits.
+#[utoipa::path(get, path = "/clients", tag = "clients",
+    params(("ip" = String, Query, description = "An IPv4 or IPv6 address", example = "203.0.113.7")),
+    responses((status = 200, description = "The client", body = Client), BadInput),
+)]
+pub(super) async fn by_ip(
+    State(app): App,
+    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Client>, Problem> {
+    let Query(parameters) = query.map_err(|_| Problem::bad("the query cannot be read"))?;
+    if let Some((name, _)) = parameters.iter().find(|(name, _)| name != "ip") {
+        return Err(Problem::field(name, format!("unknown parameter {name:?}; known here: ip")));
+    }
+    let [(_, ip)] = &parameters[..] else {
+        return Err(Problem::field("ip", "name one address: /clients?ip=203.0.113.7"));
+    };
+    let ip = ip.parse().map_err(|_| {
+        Problem::field("ip", "ip is not an IPv4 or IPv6 address such as 203.0.113.7 or 2001:db8::1")
+    })?;
+    Ok(Json(address(&app, ip)))
+}
+
+/// Put a client in a tier
+#[utoipa::path(method(put, post), path = "/clients/{id}/tier", tag = "clients",
+    operation_id = "set_tier", params(ClientId), request_body = TierChange,
+    responses((status = 200, description = "The client as it stands now", body = Client), BadInput, Full),
+)]
+pub(super) async fn set_tier(
+    State(app): App,
+    ClientId(id): ClientId,
+    fields: Fields,
+) -> Result<Json<Client>, Problem> {
+    fields.only(&["tier"])?;
+    let tiers = &app.gateway.generation().config.tiers;
+    let names: Vec<&str> = tiers.iter().map(|(_, tier)| &*tier.name).collect();
+    let expected = format!("one of {}", names.join(", "));
+    let tier = fields.required("tier", &expected, |value| tiers.find(value.as_str()?))?;
+    app.gateway.registry.set_tier(&id, &tiers.get(tier).name)?;
+    Ok(Json(client(&app, &id)))
+}
+
+/// Give a client a limit of its own instead of its tier's
+#[utoipa::path(put, path = "/clients/{id}/limit", tag = "clients",
+    params(ClientId), request_body = LimitChange,
+    responses((status = 200, description = "The client as it stands now", body = Client), BadInput, Full),
+)]
+pub(super) async fn set_limit(
+    State(app): App,
+    ClientId(id): ClientId,
+    fields: Fields,
+) -> Result<Json<Client>, Problem> {
+    fields.only(&["capacity", "refill_rate"])?;
+    let whole = format!("a whole number of tokens from 1 to {MAX_CAPACITY}");
+    let capacity = fields.required("capacity", &whole, |value| {
+        value.as_u64().filter(|capacity| (1..=MAX_CAPACITY).contains(capacity))
+    })?;
+    let rate =
+        fields.required("refill_rate", "a number of tokens per second above 0", |value| {
+            value.as_f64().filter(|&rate| rate > 0.0)
+        })?;
+    let bucket = TokenBucket::from_rate_per_second(rate, capacity).map_err(|error| {
+        // Too slow a bucket may be mended at either end; name the one that is too much.
+        let at_fault = match error {
+            BucketError::ZeroBurst => "capacity",
+            BucketError::TooSlow if TokenBucket::from_rate_per_second(rate, 1).is_ok() => {
+                "capacity"
+            }
+            _ => "refill_rate",
+        };
+        Problem::field(at_fault, error.to_string())
+    })?;
+    app.gateway.registry.set_own_limit(&id, bucket)?;
+    Ok(Json(client(&app, &id)))
+}
+
+/// Take a client's own limit back; its tier's applies again
+///
+/// A client without one stays as it is.
+#[utoipa::path(delete, path = "/clients/{id}/limit", tag = "clients", params(ClientId), responses(
+    (status = 200, description = "The client as it stands now", body = Client), BadInput,
+))]
+pub(super) async fn remove_limit(State(app): App, ClientId(id): ClientId) -> Json<Client> {
+    app.gateway.registry.remove_own_limit(&id);
+    Json(client(&app, &id))
+}
+
+impl From<RegistryFull> for Problem {
+    fn from(full: RegistryFull) -> Problem {
+        Problem::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string())
+    }
+}
+
+/// The answer when no more clients can be registered, for the OpenAPI document.
+pub(super) struct Full;
+
+impl IntoResponses for Full {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let full = described("As many clients are registered as can be. Nothing changed.");
+        [("507".to_owned(), full.into())].into()
+    }
+}
+
+/// A client id from the path, percent-decoded.
+#[derive(utoipa::IntoParams)]
+#[into_params(names("id"), parameter_in = Path)]
+pub(super) struct ClientId(
+    /// The client's id, percent-encoded: 1 to 256 bytes of visible ASCII
+    #[param(min_length = 1, max_length = 256, example = "client-123")]
+    String,
+);
+
+impl<S: Send + Sync> FromRequestParts<S> for ClientId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<ClientId, Problem> {
+        let id = Path::<String>::from_request_parts(parts, state).await.ok();
+        id.filter(|Path(id)| is_client_id(id.as_bytes())).map(|Path(id)| ClientId(id)).ok_or_else(
+            || {
+                let detail = format!("an id is 1 to {MAX_CLIENT_ID} bytes of visible ASCII");
+                Problem::field("id", detail)
+            },
+        )
+    }
+}
+
+fn client(app: &AdminState, id: &str) -> Client {
+    let generation = app.gateway.generation();
+    let tiers = &generation.config.tiers;
+    let standing = app.gateway.registry.standing(id, &generation.known, tiers);
+    let holders = [KeyKind::Header, KeyKind::ApiKey]
+        .map(|kind| app.gateway.limiter.digest(kind, id.as_bytes()));
+    view(app, &generation, id.to_owned(), &standing, &Holders { client: &holders, ip: &[] })
+}
+
+fn address(app: &AdminState, ip: IpAddr) -> Client {
+    let generation = app.gateway.generation();
+    let standing = Standing::stranger(&generation.config.tiers);
+    let name = client_ip(ip, generation.config.clients.ipv6_prefix).to_string();
+    let holder = [app.gateway.limiter.digest(KeyKind::Ip, name.as_bytes())];
+    view(app, &generation, name, &standing, &Holders { client: &holder, ip: &holder })
+}
+
+/// The digests under which a client's buckets may be, by what a limit counts by.
+struct Holders<'a> {
+    client: &'a [Digest],
+    ip: &'a [Digest],
+}
+
+fn view(
+    app: &AdminState,
+    generation: &Generation,
+    client: String,
+    standing: &Standing,
+    holders: &Holders<'_>,
+) -> Client {
+    let config = &generation.config;
+    let now = clock::now_ns();
+    let class = match standing.is_registered {
+        true => Class::Registered,
+        false => Class::Unregistered,
+    };
+    let read = |name: &str, policy: Digest, bucket: &TokenBucket, holders: &[Digest]| {
+        let standings = holders.iter().map(|&holder| {
+            let key = Key::new(policy, holder);
+            app.gateway.limiter.peek(&Demand { policy: 0, key, class, bucket, cost: 1 }, now)
+        });
+        let emptier = standings.min_by_key(|standing| (standing.tokens, Reverse(standing.wait_ns)));
+        emptier.map(|standing| ClientLimit {
+            policy: name.to_owned(),
+            tokens_remaining: standing.tokens,
+            capacity: standing.burst,
+            refill_rate: bucket.rate_per_second(),
+            retry_after_seconds: standing.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
+        })
+    };
+    let tier =
+        read(TIER_POLICY, generation.tier_digest, standing.bucket(&config.tiers), holders.client);
+    let global = config.limits.iter().zip(&generation.limits);
+    let routes = config.routes.iter().zip(&generation.routes);
+    let own = routes.filter_map(|(config, route)| config.limit.as_ref().zip(route.limit.as_ref()));
+    let further = global.chain(own).filter_map(|(limit, policy)| {
+        let holders = match limit.key {
+            LimitKey::Client => holders.client,
+            LimitKey::Ip => holders.ip,
+            LimitKey::Route | LimitKey::Global | LimitKey::Header(_) => &[],
+        };
+        read(&limit.name, policy.digest, &limit.bucket, holders)
+    });
+    Client {
+        client,
+        tier: config.tiers.get(standing.tier).name.to_string(),
+        registered: standing.is_registered,
+        limits: tier.into_iter().chain(further).collect(),
+    }
+}

@@ -1,0 +1,102 @@
+//! `/health` and `/ready`: for orchestrators and load balancers.
+
+use super::{AdminState, App};
+use crate::lifecycle::Stage;
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// How the gateway is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    status: Status,
+    redis: Redis,
+    /// By upstream.
+    upstreams: BTreeMap<String, Servers>,
+    /// Whole seconds since the process started.
+    uptime_seconds: u64,
+}
+
+/// Whether every server of every upstream is healthy.
+#[derive(Debug, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Degraded,
+}
+
+/// Whether limits are shared through Redis.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Redis {
+    Off,
+}
+
+/// The servers of one upstream.
+#[derive(Debug, Serialize, ToSchema)]
+struct Servers {
+    healthy: usize,
+    total: usize,
+}
+
+/// Whether new requests are wanted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+/// How the gateway and its upstreams are
+///
+/// 503 only while it cannot serve: before its listeners are open. A draining gateway still
+/// serves what it has, and whoever watches its health must not kill it for that; that new
+/// requests should go elsewhere is what `/ready` says.
+#[utoipa::path(get, path = "/health", tag = "health", responses(
+    (status = 200, description = "It serves", body = Health),
+    (status = 503, description = "It cannot serve: it is starting", body = Health),
+))]
+pub(super) async fn health(State(app): App) -> (StatusCode, Json<Health>) {
+    let stage = app.gateway.lifecycle.stage();
+    let status = match stage {
+        Stage::Starting => StatusCode::SERVICE_UNAVAILABLE,
+        Stage::Ready | Stage::Draining => StatusCode::OK,
+    };
+    (status, Json(observe(&app, stage)))
+}
+
+fn observe(app: &AdminState, stage: Stage) -> Health {
+    let generation = app.gateway.generation();
+    let servers = generation.upstreams.iter().map(|upstream| {
+        // Servers are not checked, so each one counts as healthy.
+        let total = upstream.addresses().count();
+        (upstream.name.to_string(), Servers { healthy: total, total })
+    });
+    let upstreams: BTreeMap<_, _> = servers.collect();
+    let all_healthy = upstreams.values().all(|servers| servers.healthy == servers.total);
+    Health {
+        status: if all_healthy && stage != Stage::Starting { Status::Ok } else { Status::Degraded },
+        redis: Redis::Off,
+        upstreams,
+        uptime_seconds: app.gateway.lifecycle.uptime().as_secs(),
+    }
+}
+
+/// Whether new requests are wanted
+#[utoipa::path(get, path = "/ready", tag = "health", responses(
+    (status = 200, description = "They are", body = Readiness),
+    (status = 503, description = "It is starting or draining", body = Readiness),
+))]
+pub(super) async fn ready(State(app): App) -> (StatusCode, Json<Readiness>) {
+    let reason = match app.gateway.lifecycle.stage() {
+        Stage::Ready => None,
+        Stage::Starting => Some("starting"),
+        Stage::Draining => Some("draining"),
+    };
+    let status = reason.map_or(StatusCode::OK, |_| StatusCode::SERVICE_UNAVAILABLE);
+    (status, Json(Readiness { ready: reason.is_none(), reason }))
+}

@@ -1,0 +1,164 @@
+//! `/limits`: every limit and tier, what they decided, and how full the table is.
+
+use super::App;
+use crate::clock;
+use crate::gateway::Policy;
+use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::store::table::{BYTES_PER_SLOT, Table};
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use std::sync::atomic::Ordering;
+use utoipa::ToSchema;
+
+/// All limits, and the table their buckets live in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Limits {
+    /// The limits of `limits`, then the routes' own.
+    limits: Vec<CountedLimit>,
+    /// From the lowest to the highest.
+    tiers: Vec<CountedTier>,
+    table: TableFigures,
+    store: Store,
+}
+
+/// A limit and what it decided since the start.
+#[derive(Debug, Serialize, ToSchema)]
+struct CountedLimit {
+    #[schema(example = "route:users")]
+    policy: String,
+    key: CountedBy,
+    #[schema(example = "100/m")]
+    rate: String,
+    burst: u64,
+    cost: LimitCharge,
+    /// Requests it admitted.
+    allowed: u64,
+    /// Requests it refused.
+    limited: u64,
+}
+
+/// A tier and what it decided since the start.
+#[derive(Debug, Serialize, ToSchema)]
+struct CountedTier {
+    name: String,
+    #[schema(example = "20/s")]
+    rate: String,
+    burst: u64,
+    /// Requests it admitted.
+    allowed: u64,
+    /// Requests it refused.
+    limited: u64,
+}
+
+/// The table of buckets.
+#[derive(Debug, Serialize, ToSchema)]
+struct TableFigures {
+    slots: usize,
+    /// Slots whose bucket is not full.
+    used: usize,
+    /// `used` ÷ `slots`.
+    occupancy: f64,
+    /// Charges that met no free slot and were made against a shared bucket.
+    overflowed: u64,
+    /// Memory the table takes.
+    bytes: usize,
+}
+
+/// Where buckets are kept.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Store {
+    Local,
+}
+
+/// What a limit has one bucket for each of: `client`, `ip`, `route`, `global` or
+/// `{"header": NAME}`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CountedBy {
+    Client,
+    Ip,
+    Route,
+    Global,
+    Header(String),
+}
+
+impl From<&LimitKey> for CountedBy {
+    fn from(key: &LimitKey) -> CountedBy {
+        match key {
+            LimitKey::Client => CountedBy::Client,
+            LimitKey::Ip => CountedBy::Ip,
+            LimitKey::Route => CountedBy::Route,
+            LimitKey::Global => CountedBy::Global,
+            LimitKey::Header(name) => CountedBy::Header(name.to_string()),
+        }
+    }
+}
+
+/// What a request is charged: `route`, what its route says it costs, or `one`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LimitCharge {
+    Route,
+    One,
+}
+
+impl From<LimitCost> for LimitCharge {
+    fn from(cost: LimitCost) -> LimitCharge {
+        match cost {
+            LimitCost::Route => LimitCharge::Route,
+            LimitCost::One => LimitCharge::One,
+        }
+    }
+}
+
+/// Every limit and tier with its counts, and the table's occupancy
+#[utoipa::path(get, path = "/limits", tag = "limits", responses(
+    (status = 200, description = "The limits", body = Limits),
+))]
+pub(super) async fn limits(State(app): App) -> Json<Limits> {
+    let generation = app.gateway.generation();
+    let global = generation.config.limits.iter().zip(&generation.limits);
+    let routes = generation.config.routes.iter().zip(&generation.routes);
+    let own = routes.filter_map(|(config, route)| config.limit.as_ref().zip(route.limit.as_ref()));
+    let tiers = generation.config.tiers.iter().zip(&generation.tiers);
+    Json(Limits {
+        limits: global.chain(own).map(|(limit, policy)| counted(limit, policy)).collect(),
+        tiers: tiers
+            .map(|((_, tier), policy)| CountedTier {
+                name: tier.name.to_string(),
+                rate: tier.bucket.rate_text(),
+                burst: tier.bucket.burst(),
+                allowed: policy.allowed.load(Ordering::Relaxed),
+                limited: policy.limited.load(Ordering::Relaxed),
+            })
+            .collect(),
+        table: figures(app.gateway.limiter.table()),
+        store: Store::Local,
+    })
+}
+
+fn counted(limit: &Limit, policy: &Policy) -> CountedLimit {
+    CountedLimit {
+        policy: limit.name.to_string(),
+        key: (&limit.key).into(),
+        rate: limit.bucket.rate_text(),
+        burst: limit.bucket.burst(),
+        cost: limit.cost.into(),
+        allowed: policy.allowed.load(Ordering::Relaxed),
+        limited: policy.limited.load(Ordering::Relaxed),
+    }
+}
+
+fn figures(table: &Table) -> TableFigures {
+    let slots = table.slots();
+    let used = table.used_slots(clock::now_ns());
+    TableFigures {
+        slots,
+        used,
+        occupancy: used as f64 / slots as f64,
+        overflowed: table.overflowed(),
+        bytes: slots * BYTES_PER_SLOT,
+    }
+}

@@ -1,0 +1,167 @@
+//! `/routes`: the routing table.
+
+use super::App;
+use super::limits::{CountedBy, LimitCharge};
+use crate::config::{self, Auth, HostMatch, PathMatch};
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// One route.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Route {
+    name: String,
+    /// Empty: any. `*.example.com` is every host below that domain.
+    hosts: Vec<String>,
+    /// Empty: any.
+    methods: Vec<String>,
+    path: RoutePath,
+    upstream: Option<String>,
+    cost: RouteCost,
+    limit: Option<OwnLimit>,
+    auth: RouteAuth,
+    /// The longest a whole request may take.
+    timeout_seconds: Option<f64>,
+    /// The largest request body.
+    max_body_bytes: Option<u64>,
+    strip_prefix: Option<String>,
+}
+
+/// The paths a route takes.
+#[derive(Debug, Serialize, ToSchema)]
+struct RoutePath {
+    kind: PathKind,
+    value: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum PathKind {
+    Exact,
+    Pattern,
+    Prefix,
+}
+
+/// Tokens a request costs: one number, or one for each method, `default` for the rest.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum RouteCost {
+    Any(u32),
+    ByMethod(BTreeMap<String, u32>),
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum RouteAuth {
+    None,
+    Required,
+}
+
+/// A route's own limit.
+#[derive(Debug, Serialize, ToSchema)]
+struct OwnLimit {
+    #[schema(example = "route:users")]
+    policy: String,
+    key: CountedBy,
+    #[schema(example = "100/m")]
+    rate: String,
+    burst: u64,
+    cost: LimitCharge,
+}
+
+/// The routing table as loaded, in matching order
+///
+/// The more specific route comes first: by host, then by path (exact, pattern, longer
+/// prefix), then by method, then by place in the file. A route with several hosts stands
+/// where the most specific of them puts it.
+#[utoipa::path(get, path = "/routes", tag = "configuration", responses(
+    (status = 200, description = "The routes", body = Vec<Route>),
+))]
+pub(super) async fn routes(State(app): App) -> Json<Vec<Route>> {
+    let generation = app.gateway.generation();
+    let mut routes: Vec<&config::Route> = generation.config.routes.iter().collect();
+    // The sort is stable, which leaves equals in the order of the file.
+    routes.sort_by_cached_key(|route| rank(route));
+    Json(routes.into_iter().map(|route| view(route, &generation.config.upstreams)).collect())
+}
+
+/// What puts one route before another; the smaller comes first.
+type Rank = (HostRank, PathRank, bool);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum HostRank {
+    Named,
+    Domain(Reverse<usize>),
+    Any,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PathRank {
+    Exact,
+    /// Which segments are placeholders; a literal one goes first.
+    Pattern(Vec<bool>),
+    Prefix(Reverse<usize>),
+}
+
+fn rank(route: &config::Route) -> Rank {
+    let host = |host: &HostMatch| match host {
+        HostMatch::Exact(_) => HostRank::Named,
+        HostMatch::Suffix(domain) => HostRank::Domain(Reverse(domain.len())),
+    };
+    let path = match &route.path {
+        PathMatch::Exact(_) => PathRank::Exact,
+        PathMatch::Pattern(pattern) => {
+            let segments = pattern.split('/').skip(1);
+            PathRank::Pattern(segments.map(|segment| segment.starts_with('{')).collect())
+        }
+        PathMatch::Prefix(prefix) => PathRank::Prefix(Reverse(prefix.trim_end_matches('/').len())),
+    };
+    let host = route.hosts.iter().map(host).min().unwrap_or(HostRank::Any);
+    (host, path, route.methods.is_empty())
+}
+
+fn view(route: &config::Route, upstreams: &[config::Upstream]) -> Route {
+    let (kind, path) = match &route.path {
+        PathMatch::Exact(path) => (PathKind::Exact, path),
+        PathMatch::Pattern(path) => (PathKind::Pattern, path),
+        PathMatch::Prefix(path) => (PathKind::Prefix, path),
+    };
+    let host = |host: &HostMatch| match host {
+        HostMatch::Exact(host) => host.clone(),
+        HostMatch::Suffix(domain) => format!("*.{domain}"),
+    };
+    Route {
+        name: route.name.to_string(),
+        hosts: route.hosts.iter().map(host).collect(),
+        methods: route.methods.iter().map(ToString::to_string).collect(),
+        path: RoutePath { kind, value: path.clone() },
+        upstream: upstreams.get(route.upstream).map(|upstream| upstream.name.to_string()),
+        cost: cost(&route.cost),
+        limit: route.limit.as_ref().map(|limit| OwnLimit {
+            policy: limit.name.to_string(),
+            key: (&limit.key).into(),
+            rate: limit.bucket.rate_text(),
+            burst: limit.bucket.burst(),
+            cost: limit.cost.into(),
+        }),
+        auth: match route.auth {
+            Auth::None => RouteAuth::None,
+            Auth::Required => RouteAuth::Required,
+        },
+        timeout_seconds: route.timeout.map(|timeout| timeout.as_secs_f64()),
+        max_body_bytes: route.max_body,
+        strip_prefix: route.strip_prefix.clone(),
+    }
+}
+
+fn cost(cost: &config::Cost) -> RouteCost {
+    if cost.by_method.is_empty() {
+        return RouteCost::Any(cost.default);
+    }
+    let named = cost.by_method.iter().map(|(method, cost)| (method.to_string(), *cost));
+    let default = [("default".to_owned(), cost.default)];
+    RouteCost::ByMethod(named.chain(default).collect())
+}
