@@ -79,16 +79,20 @@ impl Running {
     }
 
     fn wait_for_status(&mut self, dir: &Path, status: u16) -> anyhow::Result<()> {
-        let target = &self.forward;
+        let (target, process) = (&self.forward, &mut self.process);
         poll_until(START_DEADLINE, || {
+            // A process that has ended will never answer, so that is final.
+            if let Err(ended) = process.check_alive(dir) {
+                return Ok(Err(ended));
+            }
             let answer = http::get(target.address, target.path, target.client)?;
             if answer.status == status {
-                return Ok(());
+                return Ok(Ok(()));
             }
             bail!("{} answers {} instead of {status}", target.name, answer.status)
         })
-        .map_err(|error| self.process.check_alive(dir).err().unwrap_or(error))
-        .with_context(|| format!("{} did not start", self.forward.name))
+        .and_then(|outcome| outcome)
+        .with_context(|| format!("{} did not start", target.name))
     }
 }
 
