@@ -59,18 +59,26 @@ pub fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config)?;
     let registry = prometheus::default_registry();
     let metrics = Arc::new(Metrics::register(registry)?);
-    let access_log =
-        AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
-            .context("server.access_log cannot be opened")?;
+    let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
+        .context("server.access_log cannot be opened")?;
     let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
     let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
     TableMetrics::register(registry, gateway.clone())?;
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     server.bootstrap();
-    server.add_service(data_service(&server, &config, &gateway, access_log.clone(), listeners.data));
+    server.add_service(data_service(
+        &server,
+        &config,
+        &gateway,
+        access_log.clone(),
+        listeners.data,
+    ));
     server.add_service(metrics_service(&config, listeners.metrics));
-    server.add_service(background_service("admin", AdminService::new(&config, &gateway, listeners.admin)));
+    server.add_service(background_service(
+        "admin",
+        AdminService::new(&config, &gateway, listeners.admin),
+    ));
     let stop = Stop { gateway: gateway.clone(), access_log: access_log.clone(), announce, config };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
     if let Some(log) = access_log {
@@ -85,9 +93,9 @@ pub fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
 /// When the address is taken or not this machine's; the error names it.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => anyhow!(
-            "{address} is in use by another process; stop that, or choose another address"
-        ),
+        std::io::ErrorKind::AddrInUse => {
+            anyhow!("{address} is in use by another process; stop that, or choose another address")
+        }
         _ => anyhow!("cannot listen on {address}: {error}"),
     })?;
     listener.set_nonblocking(true)?;
@@ -198,12 +206,12 @@ struct AdminService {
 
 impl AdminService {
     fn new(config: &Config, gateway: &Arc<Gateway>, listener: TcpListener) -> AdminService {
-        let state = AdminState::new(
-            gateway.clone(),
-            config.admin.listen,
-            config.admin.token.clone(),
-            prometheus::default_registry().clone(),
-        );
+        let state = AdminState {
+            gateway: gateway.clone(),
+            listen: config.admin.listen,
+            token: config.admin.token.clone(),
+            metrics: prometheus::default_registry().clone(),
+        };
         AdminService { router: admin::router(state), listener: Mutex::new(Some(listener)) }
     }
 }
@@ -285,7 +293,8 @@ impl ShutdownSignalWatch for Stop {
 
 impl Stop {
     fn say_ready(&self) {
-        let addresses: Vec<String> = self.config.server.listen.iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> =
+            self.config.server.listen.iter().map(ToString::to_string).collect();
         log::info!(
             "serving on {}, admin API on {}, metrics on {}",
             addresses.join(", "),

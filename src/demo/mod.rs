@@ -48,9 +48,8 @@ fn serve_sample(listener: TcpListener) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.and_then(|runtime| {
         listener.set_nonblocking(true)?;
-        runtime.block_on(async {
-            sample::serve(tokio::net::TcpListener::from_std(listener)?).await
-        })
+        runtime
+            .block_on(async { sample::serve(tokio::net::TcpListener::from_std(listener)?).await })
     });
     if let Err(error) = served {
         log::error!("the sample upstream stopped: {error}");

@@ -137,7 +137,8 @@ fn claims_identity(name: &str) -> bool {
     } else {
         name
     };
-    IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || IDENTITY_NAMES.contains(&name)
+    IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || IDENTITY_NAMES.contains(&name)
 }
 
 /// Appends an address to a list; the only value unless a trusted proxy sent others.
@@ -156,9 +157,7 @@ fn append(request: &mut RequestHeader, name: &HeaderName, address: IpAddr) -> Re
 
 fn wants_trailers(request: &RequestHeader) -> bool {
     let values = request.headers.get_all(header::TE).iter().filter_map(|te| te.to_str().ok());
-    values
-        .flat_map(|te| te.split(','))
-        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+    values.flat_map(|te| te.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// Removes what concerns only the connection to the upstream, and what the client's
@@ -171,7 +170,9 @@ pub fn clean_response(response: &mut ResponseHeader, version: Version) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .filter(|name| !matches!(*name, header::UPGRADE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING))
+        .filter(|name| {
+            !matches!(*name, header::UPGRADE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
+        })
         .collect();
     for name in nominated {
         response.remove_header(&name);
@@ -209,14 +210,16 @@ mod tests {
         ] {
             assert!(claims_identity(name), "{name}");
         }
-        for name in ["x-client-id", "x-request-id", "accept", "cookie", "x-trace-id", "te", "from"] {
+        for name in ["x-client-id", "x-request-id", "accept", "cookie", "x-trace-id", "te", "from"]
+        {
             assert!(!claims_identity(name), "{name}");
         }
     }
 
     #[test]
     fn only_a_request_that_was_here_before_is_a_loop() {
-        let pseudonym = Pseudonym { via: HeaderValue::from_static("x"), comment: "(00c0ffee)".into() };
+        let pseudonym =
+            Pseudonym { via: HeaderValue::from_static("x"), comment: "(00c0ffee)".into() };
         let cases = [
             ("1.1 tollgate (00c0ffee)", true),
             ("1.0 fred, 1.1 tollgate (00c0ffee), 1.1 p.example", true),

@@ -218,7 +218,11 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Box<HttpPeer>> {
         let upstream = ctx.route.map(|route| ctx.generation.route_config(route).upstream);
         let chosen = upstream.and_then(|upstream| ctx.generation.upstreams[upstream].next_peer());
         let Some((server, mut peer)) = chosen else {
@@ -297,7 +301,8 @@ impl ProxyHttp for Proxy {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             return Err(give_up(ctx, Refusal::UpstreamFailed));
         }
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+        {
             return Ok(());
         }
         let is_failure = response.status.is_server_error() && response.status.as_u16() != 501;

@@ -188,9 +188,10 @@ impl Refusal {
         let retry = self.retry_after_seconds().map(|s| (RETRY_AFTER.clone(), HeaderValue::from(s)));
         let extra = match self {
             Self::Method(methods) => Some((header::ALLOW, allow(methods))),
-            Self::Malformed(Fault::Connect) => {
-                Some((header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")))
-            }
+            Self::Malformed(Fault::Connect) => Some((
+                header::ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            )),
             Self::UnknownApiKey | Self::ApiKeyRequired => Some((
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer realm=\"tollgate\""),

@@ -53,7 +53,11 @@ fn ratelimit(policy: &str, tokens: u64, reset: u64) -> HeaderValue {
 
 /// Writes a refusal. The connection stays where the body of the request is absent or has
 /// arrived already; otherwise the answer says that it ends.
-pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
+pub(super) async fn refuse(
+    session: &mut Session,
+    ctx: &mut Context,
+    refusal: Refusal,
+) -> Result<()> {
     if refusal.closes() {
         session.set_keepalive(None);
     } else {
@@ -61,8 +65,10 @@ pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, refusal: Re
     }
     let body = refusal.body(trace::text(&ctx.trace_id));
     let mut response = ResponseHeader::build_no_case(refusal.status(), Some(10))?;
-    response
-        .insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))?;
+    response.insert_header(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    )?;
     response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     for (name, value) in refusal.headers() {
         response.insert_header(name, value)?;

@@ -67,8 +67,7 @@ fn demands<'a>(
 ) -> ArrayVec<Demand<'a>, MAX_LIMITS_PER_REQUEST> {
     let standing = &toll.caller.identity.standing;
     let cost = generation.route_config(toll.route).cost.of(toll.method);
-    let client_class =
-        if standing.is_registered { Class::Registered } else { Class::Unregistered };
+    let client_class = if standing.is_registered { Class::Registered } else { Class::Unregistered };
     let tier = Demand {
         policy: TIER_INDEX,
         key: Key::new(generation.tier_digest, toll.caller.digest),

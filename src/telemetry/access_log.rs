@@ -310,7 +310,8 @@ mod tests {
         let lines = written.lines().count();
         assert!(dropped.get() > 0);
         assert!(lines > 0);
-        let first: serde_json::Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+        let first: serde_json::Value =
+            serde_json::from_str(written.lines().next().unwrap()).unwrap();
         assert_eq!((&first["status"], &first["route"]), (&200.into(), &"users".into()));
         assert_eq!(first["user_agent"], "evil\"\n");
     }

@@ -69,11 +69,8 @@ impl Log for BoundedLogger {
         let suppressed = self.suppressed.swap(0, Ordering::Relaxed);
         if suppressed > 0 {
             let message = format_args!("{suppressed} repeated log lines were left out");
-            let notice = Record::builder()
-                .level(Level::Warn)
-                .target("tollgate")
-                .args(message)
-                .build();
+            let notice =
+                Record::builder().level(Level::Warn).target("tollgate").args(message).build();
             self.inner.log(&notice);
         }
         self.inner.log(record);

@@ -227,7 +227,9 @@ impl GuardedStream {
             }
         }
         let verdict = match head::end_of_head(&self.held, self.scanned) {
-            Some(end) => head::inspect(&self.held[..end], &self.limits).map(|framing| Some((end, framing))),
+            Some(end) => {
+                head::inspect(&self.held[..end], &self.limits).map(|framing| Some((end, framing)))
+            }
             None if self.held.len() >= self.limits.max_head => {
                 Err(head::too_large(&self.held, &self.limits))
             }
@@ -250,7 +252,11 @@ impl GuardedStream {
         self.phase = Phase::Refusing(self.answers.refuse(fault, peer));
     }
 
-    fn poll_message(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
         let Phase::Message { head_left, body } = &mut self.phase else {
             return Poll::Ready(Ok(false));
         };
