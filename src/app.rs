@@ -218,10 +218,12 @@ impl AdminService {
 
 #[async_trait]
 impl BackgroundService for AdminService {
-    async fn start(&self, shutdown: ShutdownWatch) {
+    /// Serves through a drain to its end, so that `/ready` can say that it drains.
+    async fn start(&self, _shutdown: ShutdownWatch) {
         let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (_never, until) = tokio::sync::watch::channel(false);
         if let Some(listener) = listener
-            && let Err(error) = admin::serve(listener, self.router.clone(), shutdown).await
+            && let Err(error) = admin::serve(listener, self.router.clone(), until).await
         {
             log::error!("the admin API stopped: {error}");
         }

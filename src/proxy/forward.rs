@@ -3,7 +3,7 @@
 
 use super::context::Context;
 use super::trace;
-use http::{HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::fmt::Write;
@@ -35,6 +35,9 @@ const IDENTITY_NAMES: [&str; 8] = [
     "x-original-url",
     "x-rewrite-url",
 ];
+
+/// Names `Connection` may hold; Pingora refuses a tenth.
+const MAX_NOMINATIONS: usize = 9;
 
 /// The name under which this process signs `Via`.
 pub struct Pseudonym {
@@ -109,6 +112,30 @@ pub fn prepare(
         request.insert_header(header::CONNECTION, HeaderValue::from_static("te"))?;
     }
     Ok(())
+}
+
+/// Whether `Connection` names what must not be removed on the way: the host, what the
+/// gateway itself tells the upstream, or no field at all. Pingora refuses most of these too,
+/// but only after the request has been charged and an upstream connected.
+pub fn nominates_protected(headers: &HeaderMap) -> bool {
+    let names = headers.get_all(header::CONNECTION).iter().flat_map(|value| {
+        value
+            .as_bytes()
+            .split(|&b| b == b',')
+            .map(<[u8]>::trim_ascii)
+            .filter(|name| !name.is_empty())
+    });
+    let mut count = 0;
+    names.into_iter().any(|name| {
+        count += 1;
+        match HeaderName::from_bytes(name) {
+            _ if count > MAX_NOMINATIONS || name.contains(&b'"') => true,
+            Ok(name) => {
+                name == header::HOST || name == header::VIA || claims_identity(name.as_str())
+            }
+            Err(_) => true,
+        }
+    })
 }
 
 fn strip(request: &mut RequestHeader, is_trusted: bool, others: &[HeaderName]) {

@@ -25,7 +25,7 @@ use forward::Pseudonym;
 use http::{StatusCode, Version, header};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, PeerOptions};
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -79,7 +79,11 @@ impl Proxy {
         let source = client::source_address(peer, &request.headers, &server.trusted_proxies);
         ctx.source = Some(source);
 
-        let target = origin_form(request)?;
+        if forward::nominates_protected(&request.headers) {
+            return Err(Refusal::Connection);
+        }
+        let target = std::str::from_utf8(request.raw_path());
+        let target = target.map_err(|_| Refusal::Path(PathFault::BadCharacter))?;
         let target = path::normalize(target).map_err(Refusal::Path)?;
         if server.health_path.as_deref() == Some(&*target.path) {
             ctx.is_probe = true;
@@ -119,8 +123,7 @@ impl Proxy {
         ctx.route = Some(route);
         ctx.inflight = Some(generation.route(route).metrics.enter());
         ctx.deadline = config.timeout.map(|timeout| ctx.started + timeout);
-        let is_origin_form = request.raw_path().first() == Some(&b'/');
-        if config.strip_prefix.is_some() || !target.is_unchanged() || !is_origin_form {
+        if config.strip_prefix.is_some() || !target.is_unchanged() {
             ctx.target = Some(forwarded_target(target, config.strip_prefix.as_deref()));
         }
         let length = request.headers.get(header::CONTENT_LENGTH);
@@ -232,21 +235,7 @@ impl ProxyHttp for Proxy {
         ctx.attempt.is_open = true;
         ctx.attempt.server = Some(server);
         ctx.body_bytes = 0;
-        let options = &mut peer.options;
-        if session.is_upgrade_req() {
-            options.read_timeout = Some(UPGRADED_IDLE);
-            options.write_timeout = Some(UPGRADED_IDLE);
-        }
-        if let Some(left) = ctx.time_left() {
-            for timeout in [
-                &mut options.connection_timeout,
-                &mut options.total_connection_timeout,
-                &mut options.read_timeout,
-                &mut options.write_timeout,
-            ] {
-                *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
-            }
-        }
+        limit_timeouts(&mut peer.options, ctx.time_left(), session.is_upgrade_req());
         Ok(peer)
     }
 
@@ -275,12 +264,15 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<()> {
         let Some(body) = body else { return Ok(()) };
+        if session.was_upgraded() {
+            return Ok(());
+        }
         ctx.body_bytes += body.len() as u64;
         let bound = ctx.route.and_then(|route| ctx.generation.route_config(route).max_body);
         match bound {
@@ -379,10 +371,13 @@ impl ProxyHttp for Proxy {
                 self.gateway.metrics.blocked.fetch_add(1, Ordering::Relaxed);
             }
             if session.response_written().is_none_or(|r| r.status.is_informational()) {
-                // Pingora ends the connection after a failed attempt, so the answer says so.
-                session.set_keepalive(None);
-                // The client may have gone; there is nobody else to tell.
-                let _ = respond::refuse(session, ctx, refusal).await;
+                let is_answered = respond::refuse(session, ctx, refusal).await.is_ok();
+                if is_answered
+                    && session.get_keepalive().is_some()
+                    && let Some(guard) = guard(session)
+                {
+                    guard.keep_after_failure();
+                }
             } else {
                 ctx.refusal = Some(refusal);
             }
@@ -449,23 +444,6 @@ fn peer_address(session: &Session) -> Option<IpAddr> {
     Some(address.ip().to_canonical())
 }
 
-/// Path and query of the target, whatever its form.
-fn origin_form(request: &RequestHeader) -> Result<&str, Refusal> {
-    let target = std::str::from_utf8(request.raw_path());
-    let target = target.map_err(|_| Refusal::Path(PathFault::BadCharacter))?;
-    if target.starts_with('/') {
-        return Ok(target);
-    }
-    match target.split_once("://") {
-        Some((_, rest)) => {
-            let path = rest.find(['/', '?']).map_or("", |start| &rest[start..]);
-            // `http://host` and `http://host?query` mean the root.
-            if path.starts_with('/') { Ok(path) } else { Ok("/") }
-        }
-        None => Err(Refusal::NoRoute),
-    }
-}
-
 fn find_route(
     generation: &Generation,
     request: &RequestHeader,
@@ -500,6 +478,25 @@ fn forwarded_target(target: &path::Target<'_>, strip_prefix: Option<&str>) -> St
         forwarded.push_str(query);
     }
     forwarded
+}
+
+/// Keeps an attempt within what is left of its request's time. An upgraded connection
+/// outlives both the request and the upstream's timeouts.
+fn limit_timeouts(options: &mut PeerOptions, left: Option<Duration>, is_upgrade: bool) {
+    let limit = |timeout: &mut Option<Duration>| {
+        if let Some(left) = left {
+            *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+        }
+    };
+    limit(&mut options.connection_timeout);
+    limit(&mut options.total_connection_timeout);
+    if is_upgrade {
+        options.read_timeout = Some(UPGRADED_IDLE);
+        options.write_timeout = Some(UPGRADED_IDLE);
+    } else {
+        limit(&mut options.read_timeout);
+        limit(&mut options.write_timeout);
+    }
 }
 
 /// Ends the attempt with a refusal of our own.

@@ -25,9 +25,10 @@ use pingora_core::protocols::{
 };
 use pingora_core::server::ShutdownWatch;
 use std::io::{self, Cursor, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -70,14 +71,25 @@ impl<A> GuardedApp<A> {
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let guarded = GuardedStream::new(io, self.limits, self.answers.clone());
-        self.inner.process_new(Box::new(guarded), shutdown).await
+        let rescue = Rescue::default();
+        let mut next = Some((io, BytesMut::new()));
+        while let Some((io, held)) = next {
+            let guarded =
+                GuardedStream::new(io, held, self.limits, self.answers.clone(), rescue.clone());
+            self.inner.process_new(Box::new(guarded), shutdown).await;
+            next = rescue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        None
     }
 
     async fn cleanup(&self) {
         self.inner.cleanup().await;
     }
 }
+
+/// Where a stream that Pingora drops leaves its connection, with what it read ahead, when
+/// the connection is good for another request.
+type Rescue = Arc<Mutex<Option<(Stream, BytesMut)>>>;
 
 /// What of a request is being read.
 enum Phase {
@@ -108,21 +120,31 @@ pub struct GuardedStream {
     /// Pingora made a request of it.
     is_taken: AtomicBool,
     is_tunnel: AtomicBool,
+    is_reusable: AtomicBool,
+    rescue: Rescue,
     fault: Option<Fault>,
 }
 
 impl GuardedStream {
-    fn new(io: Stream, limits: HeadLimits, answers: Arc<dyn Answers>) -> GuardedStream {
+    fn new(
+        io: Stream,
+        held: BytesMut,
+        limits: HeadLimits,
+        answers: Arc<dyn Answers>,
+        rescue: Rescue,
+    ) -> GuardedStream {
         GuardedStream {
             io,
             phase: Phase::Head,
-            held: BytesMut::new(),
+            held,
             scanned: 0,
             limits,
             answers,
             is_busy: AtomicBool::new(false),
             is_taken: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
+            is_reusable: AtomicBool::new(false),
+            rescue,
             fault: None,
         }
     }
@@ -146,6 +168,12 @@ impl GuardedStream {
     /// The protocol was switched; from here on bytes pass as they come.
     pub fn become_tunnel(&self) {
         self.is_tunnel.store(true, Ordering::Relaxed);
+    }
+
+    /// The request was answered whole although its attempt failed. Pingora ends a connection
+    /// after any failed attempt; this one goes on with the next request instead.
+    pub fn keep_after_failure(&self) {
+        self.is_reusable.store(true, Ordering::Relaxed);
     }
 
     /// What was wrong with the body, when a read failed for that.
@@ -197,8 +225,14 @@ impl GuardedStream {
     ) -> io::Result<bool> {
         let fresh = &buf.filled()[start..];
         match head::inspect(&fresh[..end], &self.limits) {
-            Ok(framing) => {
-                let mut body = BodyTracker::new(framing);
+            Ok(head) if head.authority.is_some() => {
+                self.held.extend_from_slice(fresh);
+                buf.set_filled(start);
+                self.examine_held();
+                Ok(false)
+            }
+            Ok(head) => {
+                let mut body = BodyTracker::new(head.framing);
                 let taken = end + self.follow(&mut body, &buf.filled()[start + end..])?;
                 self.held.extend_from_slice(&buf.filled()[start + taken..]);
                 buf.set_filled(start + taken);
@@ -228,22 +262,41 @@ impl GuardedStream {
         }
         let verdict = match head::end_of_head(&self.held, self.scanned) {
             Some(end) => {
-                head::inspect(&self.held[..end], &self.limits).map(|framing| Some((end, framing)))
+                head::inspect(&self.held[..end], &self.limits).map(|head| Some((end, head)))
             }
             None if self.held.len() >= self.limits.max_head => {
                 Err(head::too_large(&self.held, &self.limits))
             }
-            None => head::check_beginning(&self.held).map(|()| None),
+            None => head::check_beginning(&self.held, &self.limits).map(|()| None),
         };
         match verdict {
-            Ok(Some((end, framing))) => {
+            Ok(Some((end, head))) => {
+                let head_left = match head.authority {
+                    Some(authority) => self.cut_authority(end, authority),
+                    None => end,
+                };
                 *self.is_busy.get_mut() = true;
                 self.scanned = 0;
-                self.phase = Phase::Message { head_left: end, body: BodyTracker::new(framing) };
+                self.phase = Phase::Message { head_left, body: BodyTracker::new(head.framing) };
             }
             Ok(None) => self.scanned = self.held.len(),
             Err(fault) => self.refuse(fault),
         }
+    }
+
+    /// Turns a held head of `end` bytes into origin form and returns its new length.
+    fn cut_authority(&mut self, end: usize, authority: Range<usize>) -> usize {
+        let has_path = self.held.get(authority.end) == Some(&b'/');
+        let mut head = BytesMut::with_capacity(self.held.len());
+        head.extend_from_slice(&self.held[..authority.start]);
+        if !has_path {
+            head.extend_from_slice(b"/");
+        }
+        head.extend_from_slice(&self.held[authority.end..end]);
+        let length = head.len();
+        head.extend_from_slice(&self.held[end..]);
+        self.held = head;
+        length
     }
 
     fn refuse(&mut self, fault: Fault) {
@@ -327,6 +380,20 @@ impl GuardedStream {
             self.phase = Phase::Refused;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether the last message was read to its end.
+    fn is_between_messages(&self) -> bool {
+        match &self.phase {
+            Phase::Message { head_left, body } => *head_left == 0 && body.is_done(),
+            Phase::Head => true,
+            Phase::Refusing(_) | Phase::Refused | Phase::Tunnel => false,
+        }
+    }
+
+    /// Gives up the connection; what is left behind reads as closed.
+    fn leave_io(&mut self) -> Stream {
+        std::mem::replace(&mut self.io, Box::new(Cursor::new(Vec::new())))
     }
 
     /// Whether the client may still be sending what nobody will read.
@@ -414,6 +481,11 @@ impl Drop for GuardedStream {
         if *self.is_busy.get_mut() && !*self.is_taken.get_mut() {
             self.answers.parser_refused();
         }
+        if *self.is_reusable.get_mut() && self.is_between_messages() {
+            let left = (self.leave_io(), std::mem::take(&mut self.held));
+            *self.rescue.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+            return;
+        }
         if !self.has_unread_input() {
             return;
         }
@@ -423,8 +495,7 @@ impl Drop for GuardedStream {
             LINGERING.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let io = std::mem::replace(&mut self.io, Box::new(Cursor::new(Vec::new())));
-        runtime.spawn(linger(io));
+        runtime.spawn(linger(self.leave_io()));
     }
 }
 

@@ -9,6 +9,7 @@
 //! One pass over the head, no allocation.
 
 use super::fault::Fault;
+use std::ops::Range;
 
 /// Bounds on a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,16 @@ pub struct HeadLimits {
     pub max_headers: usize,
     /// Bytes of the request target.
     pub max_uri: usize,
+}
+
+/// A head that passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// How its body is framed.
+    pub framing: Framing,
+    /// Where `scheme://authority` of an absolute-form target lies. It says what Host says and
+    /// is cut out, so that every request goes on in origin form.
+    pub authority: Option<Range<usize>>,
 }
 
 /// How the body behind a head is framed.
@@ -47,11 +58,11 @@ pub fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     })
 }
 
-/// Checks a complete head (its blank line included) and says how its body is framed.
+/// Checks a complete head, its blank line included.
 ///
 /// # Errors
 /// The first thing in it that could be read in two ways, or the bound it exceeds.
-pub fn inspect(head: &[u8], limits: &HeadLimits) -> Result<Framing, Fault> {
+pub fn inspect(head: &[u8], limits: &HeadLimits) -> Result<Checked, Fault> {
     if head.len() > limits.max_head {
         return Err(too_large(head, limits));
     }
@@ -66,7 +77,8 @@ pub fn inspect(head: &[u8], limits: &HeadLimits) -> Result<Framing, Fault> {
         }
         fields.read(line)?;
     }
-    fields.check(&request)
+    let framing = fields.check(&request)?;
+    Ok(Checked { framing, authority: request.authority.map(|authority| authority.place) })
 }
 
 /// Which bound a head that is still growing exceeds, if any: an endless request line is an
@@ -90,8 +102,14 @@ impl<'a> Lines<'a> {
 
 struct RequestLine<'a> {
     is_http_1_1: bool,
-    /// The authority of an absolute-form target.
-    authority: Option<&'a [u8]>,
+    authority: Option<Authority<'a>>,
+}
+
+/// The authority of an absolute-form target.
+struct Authority<'a> {
+    text: &'a [u8],
+    /// Where it lies in the head, its scheme included.
+    place: Range<usize>,
 }
 
 fn parse_request_line<'a>(line: &'a [u8], limits: &HeadLimits) -> Result<RequestLine<'a>, Fault> {
@@ -110,7 +128,7 @@ fn parse_request_line<'a>(line: &'a [u8], limits: &HeadLimits) -> Result<Request
     if target.len() > limits.max_uri {
         return Err(Fault::TargetTooLong);
     }
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
+    if target.is_empty() || !target.iter().all(|&b| b.is_ascii_graphic() && b != b'#') {
         return Err(Fault::Target);
     }
     if method == b"CONNECT" {
@@ -119,13 +137,13 @@ fn parse_request_line<'a>(line: &'a [u8], limits: &HeadLimits) -> Result<Request
     let authority = match target[0] {
         b'/' => None,
         b'*' if target.len() == 1 && method == b"OPTIONS" => None,
-        _ => Some(absolute_authority(target).ok_or(Fault::Target)?),
+        _ => Some(absolute_authority(target, method_end + 1).ok_or(Fault::Target)?),
     };
     Ok(RequestLine { is_http_1_1, authority })
 }
 
-/// The authority of `http://authority/path`.
-fn absolute_authority(target: &[u8]) -> Option<&[u8]> {
+/// The authority of `http://authority/path`, the target beginning at `start` of the head.
+fn absolute_authority(target: &[u8], start: usize) -> Option<Authority<'_>> {
     let scheme_end = target.windows(3).position(|three| three == b"://")?;
     let scheme = &target[..scheme_end];
     if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
@@ -133,7 +151,7 @@ fn absolute_authority(target: &[u8]) -> Option<&[u8]> {
     }
     let rest = &target[scheme_end + 3..];
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
-    Some(&rest[..end])
+    Some(Authority { text: &rest[..end], place: start..start + scheme_end + 3 + end })
 }
 
 /// What the header fields say about framing and authority.
@@ -175,9 +193,9 @@ impl<'a> Fields<'a> {
         if request.is_http_1_1 && self.host.is_none() {
             return Err(Fault::Host);
         }
-        if let Some(authority) = request.authority {
-            let agrees = self.host.is_none_or(|host| host.eq_ignore_ascii_case(authority));
-            if !agrees || !is_host(authority) {
+        if let Some(Authority { text, .. }) = request.authority {
+            let agrees = self.host.is_none_or(|host| host.eq_ignore_ascii_case(text));
+            if !agrees || !is_host(text) {
                 return Err(Fault::Authority);
             }
         }
@@ -231,7 +249,8 @@ fn is_host(value: &[u8]) -> bool {
         Some(colon) if !value.ends_with(b"]") => (&value[..colon], Some(&value[colon + 1..])),
         _ => (value, None),
     };
-    let is_port = |port: &[u8]| port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+    let is_port =
+        |port: &[u8]| port.is_empty() || parse_length(port).is_some_and(|port| port <= 65_535);
     let is_name = |host: &[u8]| {
         host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'))
     };
@@ -276,8 +295,12 @@ const VALUE: [bool; 256] = {
 /// speak another protocol (TLS, for one) without waiting for more.
 ///
 /// # Errors
-/// When the first word is no method.
-pub fn check_beginning(bytes: &[u8]) -> Result<(), Fault> {
+/// When the first word is no method, or the first line no request line.
+pub fn check_beginning(bytes: &[u8], limits: &HeadLimits) -> Result<(), Fault> {
+    if let Some(end) = memchr::memchr(b'\n', bytes).filter(|&end| end > 1) {
+        let line = bytes[..end].strip_suffix(b"\r").ok_or(Fault::LineEnd)?;
+        return parse_request_line(line, limits).map(drop);
+    }
     let word = bytes.iter().position(|&b| !is_token(b)).unwrap_or(bytes.len());
     let is_method = match bytes.get(word) {
         Some(b' ') => (1..=MAX_METHOD).contains(&word),

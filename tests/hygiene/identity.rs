@@ -56,16 +56,16 @@ fn a_stranger_cannot_claim_an_identity() {
 }
 
 #[test]
-fn nominating_an_identity_header_as_hop_by_hop_does_not_unset_it() {
+fn nominating_what_the_gateway_tells_the_upstream_is_refused() {
     let rig = Rig::new();
-    let seen = rig.forwards(
-        "nominated",
-        "GET / HTTP/1.1\r\nHost: tollgate.test\r\n\
-         Connection: X-Forwarded-For, X-Forwarded-Host, Via\r\n\r\n",
-    );
-    assert_eq!(seen.head.header("X-Forwarded-For"), Some("127.0.0.1"));
-    assert_eq!(seen.head.header("X-Forwarded-Host"), Some("tollgate.test"));
-    assert!(seen.head.header("Via").is_some());
+    let row = |name: &str| {
+        let head = format!("GET / HTTP/1.1\r\nHost: tollgate.test\r\nConnection: {name}\r\n\r\n");
+        (name.to_owned(), head, 400)
+    };
+    let rows: Vec<_> = ["X-Forwarded-For", "close, X_Forwarded_Host", "Via", "Host", "\"Via\"", ":path"]
+        .map(row)
+        .into();
+    rig.refuses(&rows);
 }
 
 #[test]
