@@ -138,8 +138,10 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Host and port; user information has no place in either header.
+/// A host, alone or with a port. User information has no place in either header.
 fn authority(value: &[u8]) -> Option<Authority> {
     let authority = Authority::try_from(value).ok()?;
-    (!authority.as_str().contains('@')).then_some(authority)
+    let is_host_alone = authority.as_str() == authority.host();
+    let has_user = authority.as_str().contains('@');
+    (is_host_alone || authority.port_u16().is_some() && !has_user).then_some(authority)
 }
