@@ -52,7 +52,9 @@ impl Guard {
             return Ok(());
         }
         let host = self.own_host(request).ok_or_else(|| {
-            forbidden("a change must be sent to the listener's own address or a loopback name: Host is another")
+            forbidden(
+                "send changes to the listener's own address or a loopback name; Host is another",
+            )
         })?;
         match self.is_own_origin(request.headers(), &host) {
             true => Ok(()),

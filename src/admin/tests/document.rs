@@ -28,12 +28,14 @@ async fn the_document_describes_every_operation_with_all_its_statuses() {
     let document = Rig::new().json("/openapi.json").await;
     assert!(document["openapi"].as_str().unwrap().starts_with("3."));
     let mut described = BTreeSet::new();
+    let mut ids = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let statuses: Vec<_> =
                 operation["responses"].as_object().unwrap().keys().map(String::as_str).collect();
             described.insert((method.clone(), path.clone(), statuses.join(" ")));
             assert!(operation["summary"].is_string(), "{method} {path}");
+            assert!(ids.insert(operation["operationId"].to_string()), "{method} {path}");
             let public = ["/health", "/ready", "/metrics"].contains(&path.as_str());
             let security = if public { json!([{}]) } else { json!([{"bearer": []}]) };
             assert_eq!(operation["security"], security, "{method} {path}");
