@@ -1,7 +1,7 @@
 //! The only reader of clocks. Everything that decides takes the time as an argument.
 
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// The limiter's clock: nanoseconds on a clock that only goes forward.
 ///
@@ -13,7 +13,7 @@ pub fn now_ns() -> u64 {
     1_000_000_000 + elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
 }
 
-/// Wall-clock time since the Unix epoch, for logs. Zero on a clock set before 1970.
-pub fn unix_time() -> std::time::Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+/// Wall-clock time, for logs.
+pub fn timestamp() -> jiff::Timestamp {
+    jiff::Timestamp::now()
 }

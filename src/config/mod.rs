@@ -5,15 +5,35 @@
 //! can be enforced. All errors of a file are reported at once, each with its key path and line.
 
 mod clients;
+mod effective;
+mod expand;
+mod host;
+mod limits;
+mod path;
+mod raw;
+mod report;
 mod routes;
 mod server;
 mod upstreams;
+mod value;
+mod warnings;
+mod yaml;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
 
 pub use clients::{ApiKeyHash, Clients, Identifier, KnownClient};
+pub use effective::effective;
+pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, HostMatch, PathMatch, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
 pub use upstreams::{Balance, Timeouts, Upstream, UpstreamServer};
 
+use self::raw::Field;
+use self::report::Report;
 use crate::policy::limit::Limit;
 use crate::policy::tier::Tiers;
 
@@ -39,3 +59,119 @@ pub struct Config {
     /// The routes in the order of the file.
     pub routes: Vec<Route>,
 }
+
+/// A configuration and what its author should know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What it says that may not have been meant.
+    pub warnings: Vec<Finding>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// There is no such file.
+    #[error("{}: there is no such file", .0.display())]
+    Missing(PathBuf),
+    /// The file is there and cannot be read.
+    #[error("{}: cannot be read: {}", .0.display(), .1)]
+    Unreadable(PathBuf, io::Error),
+    /// The file is wrong; every error that was found in it, in the order of the file.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Finding>),
+}
+
+fn lines(findings: &[Finding]) -> String {
+    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl LoadError {
+    /// The exit code of a command that needed the file, as in sysexits.h: 64 when the
+    /// configuration is wrong, 66 when there is none to read.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            LoadError::Invalid(_) => 64,
+            LoadError::Missing(_) | LoadError::Unreadable(..) => 66,
+        }
+    }
+}
+
+/// Reads a file, with variables from the environment of this process.
+///
+/// # Errors
+/// When there is no file, it cannot be read, or it is wrong; then with all that is wrong.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let unreadable = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::Missing(path.to_owned()),
+        _ => LoadError::Unreadable(path.to_owned(), error),
+    };
+    let invalid = |message: String| {
+        LoadError::Invalid(vec![Finding { path: String::new(), line: None, message }])
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    // One byte more than is allowed tells a file that is too long from one that just fits.
+    file.take(yaml::MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > yaml::MAX_FILE_BYTES {
+        let mib = yaml::MAX_FILE_BYTES >> 20;
+        return Err(invalid(format!("the file is longer than {mib} MiB")));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        invalid(format!(
+            "byte {} is not UTF-8; is this a YAML file?",
+            error.utf8_error().valid_up_to()
+        ))
+    })?;
+    let env = |name: &str| std::env::var(name).ok();
+    let (config, warnings) = parse(&text, &env).map_err(LoadError::Invalid)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Checks a file's text; `env` looks up variables. Gives the configuration and its warnings.
+///
+/// # Errors
+/// All errors that were found, in the order of the file.
+pub fn parse(
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Vec<Finding>), Vec<Finding>> {
+    let mut report = Report::default();
+    let config = yaml::parse(text, &mut report).and_then(|mut root| {
+        expand::expand(&mut root, env, &mut report);
+        check(&Field::root(&root), &mut report)
+    });
+    let (errors, warnings) = report.finish();
+    match config {
+        Some(config) if errors.is_empty() => Ok((config, warnings)),
+        _ => Err(errors),
+    }
+}
+
+/// Checks section by section. With errors the result is in part made of defaults, there to find
+/// the errors of what refers to it.
+fn check(root: &Field<'_>, report: &mut Report) -> Option<Config> {
+    let root = root.section(report, &raw::FILE)?;
+    let server = Server::read(root.get("server"), report);
+    let admin = Admin::read(root.get("admin"), report);
+    let metrics = Metrics::read(root.get("metrics"), report);
+    server::check_listeners(&server, &admin, &metrics, &root, report);
+    let limiter = Limiter::read(root.get("limiter"), report);
+    let clients = root.get("clients").and_then(|field| field.section(report, &raw::CLIENTS));
+    let default_tier = clients.as_ref().and_then(|section| section.get("default_tier"));
+    let tiers = limits::read_tiers(root.get("tiers"), default_tier, report);
+    let clients = Clients::read(clients.as_ref(), &tiers, report);
+    let limits = limits::read_limits(root.get("limits"), report);
+    let upstreams = upstreams::read(root.get("upstreams"), report);
+    let routes = routes::read(root.get("routes"), &upstreams, report);
+    let config =
+        Config { server, admin, metrics, clients, limiter, tiers, limits, upstreams, routes };
+    if !report.has_errors() {
+        warnings::check(&config, &root, report);
+    }
+    Some(config)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,17 @@
 //! `routes`: which requests go where, and what they cost.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 
+use super::limits::{check_name, read_route_limit};
+use super::raw::{self, Field, Section, Unique, word};
+use super::report::{Report, did_you_mean, one_of, quote};
+use super::upstreams::Upstream;
+use super::yaml::Kind;
+use super::{host, path, value};
 use crate::policy::limit::Limit;
 
 /// One route.
@@ -49,7 +56,7 @@ pub enum PathMatch {
 }
 
 /// The hosts a route takes, in lower case and without a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostMatch {
     /// This host.
     Exact(String),
@@ -90,4 +97,182 @@ impl Default for Cost {
     fn default() -> Self {
         Self { default: 1, by_method: Vec::new() }
     }
+}
+
+/// Routes of a file.
+const MAX_ROUTES: usize = 65_535;
+/// Hosts, or methods, of a route.
+const MAX_MATCHES: usize = 256;
+/// The largest cost of a request.
+const MAX_COST: u64 = 1_000_000;
+/// The largest `max_body`, 1 TiB.
+const MAX_BODY: u64 = 1 << 40;
+
+/// Reads `routes`.
+pub(super) fn read(
+    field: Option<&Field<'_>>,
+    upstreams: &[Upstream],
+    report: &mut Report,
+) -> Vec<Route> {
+    let Some(field) = field else { return Vec::new() };
+    let indices = upstreams.iter().enumerate().map(|(i, upstream)| (&*upstream.name, i)).collect();
+    let mut unique = Unique::default();
+    let mut routes = Vec::new();
+    for field in field.list(report, MAX_ROUTES) {
+        if let Some(section) = field.section(report, &raw::ROUTE) {
+            routes.extend(route(&section, &indices, &mut unique, report));
+        }
+    }
+    routes
+}
+
+/// Reads one route: every key first, so that all errors are found, and then the whole of it.
+fn route(
+    section: &Section<'_>,
+    upstreams: &HashMap<&str, usize>,
+    unique: &mut Unique,
+    report: &mut Report,
+) -> Option<Route> {
+    let name = section.require("name", report, "name: users").and_then(|field| {
+        let name = field.read(report, "a name", |text| Ok(text.to_owned()))?;
+        check_name(&name, field, report);
+        unique.claim("the name", &name, field, report);
+        Some(name)
+    });
+    let path = section.require("path", report, "path: /api/users");
+    let path = path.and_then(|field| path_match(field, report));
+    let hosts = section.get("hosts").map(|field| hosts(field, report)).unwrap_or_default();
+    let methods = section.get("methods").map(|field| methods(field, report)).unwrap_or_default();
+    let upstream = section.require("upstream", report, "upstream: users").and_then(|field| {
+        field.read(report, "an upstream's name", |t| find_upstream(t, upstreams))
+    });
+    let strip_prefix = section.get("strip_prefix");
+    let strip_prefix = strip_prefix.and_then(|field| strip(field, path.as_ref(), report));
+    let timeout = section.value("timeout", report, "a duration such as 3s", |text| {
+        value::duration(text, value::MIN_TIMEOUT..=value::MAX_TIMEOUT)
+    });
+    let cost = section.get("cost").map(|field| cost(field, report)).unwrap_or_default();
+    let limit = section.get("limit");
+    let limit = limit.map(|f| read_route_limit(f, name.as_deref().unwrap_or_default(), report));
+    let max_body = section
+        .value("max_body", report, "a size such as 10MiB", |text| value::size(text, 0..=MAX_BODY));
+    let auth = section.value("auth", report, "none or required", |text| {
+        word(text, &[("none", Auth::None), ("required", Auth::Required)], &[])
+    });
+    Some(Route {
+        name: name?.into(),
+        path: path?,
+        hosts,
+        methods,
+        upstream: upstream?,
+        strip_prefix,
+        timeout,
+        cost,
+        limit: limit.flatten(),
+        max_body,
+        auth: auth.unwrap_or(Auth::None),
+    })
+}
+
+fn path_match(field: &Field<'_>, report: &mut Report) -> Option<PathMatch> {
+    let expected = "a path such as /api/users";
+    if !matches!(field.node.kind, Kind::Map(_)) {
+        return field.read(report, expected, path::prefix).map(PathMatch::Prefix);
+    }
+    let section = field.section(report, &raw::PATH)?;
+    let (key, field) = section.only(report)?;
+    match key {
+        "exact" => field.read(report, expected, path::literal).map(PathMatch::Exact),
+        "prefix" => field.read(report, expected, path::prefix).map(PathMatch::Prefix),
+        _ => {
+            let text = field.read(report, expected, path::pattern)?;
+            // Without a parameter it is an exact path, and sorted and compared as one.
+            let exact = !text.contains('{');
+            Some(if exact { PathMatch::Exact(text) } else { PathMatch::Pattern(text) })
+        }
+    }
+}
+
+fn hosts(field: &Field<'_>, report: &mut Report) -> Vec<HostMatch> {
+    let mut unique = Unique::default();
+    let mut hosts = Vec::new();
+    for field in field.one_or_list(report, MAX_MATCHES) {
+        if let Some(host) = field.read(report, "a host such as www.example.com", host::parse) {
+            let text = field.scalar().unwrap_or_default().to_ascii_lowercase();
+            unique.claim("the host", &text, &field, report);
+            hosts.push(host);
+        }
+    }
+    hosts
+}
+
+fn methods(field: &Field<'_>, report: &mut Report) -> Vec<Method> {
+    let mut unique = Unique::default();
+    let mut methods = Vec::new();
+    for field in field.one_or_list(report, MAX_MATCHES) {
+        if let Some(method) = field.read(report, "a method such as GET", value::method) {
+            unique.claim("the method", method.as_str(), &field, report);
+            methods.push(method);
+        }
+    }
+    methods
+}
+
+fn find_upstream(name: &str, upstreams: &HashMap<&str, usize>) -> Result<usize, String> {
+    if let Some(&index) = upstreams.get(name) {
+        return Ok(index);
+    }
+    // Sorted, because a map has no order of its own and messages should not change by chance.
+    let mut names: Vec<_> = upstreams.keys().copied().collect();
+    names.sort_unstable();
+    let suggestion = did_you_mean(name, names.iter().copied());
+    let known = match names.is_empty() {
+        true => "there are none".to_owned(),
+        false => format!("upstreams: {}", one_of(names)),
+    };
+    Err(format!("there is no upstream {}{suggestion} ({known})", quote(name)))
+}
+
+/// Reads `strip_prefix`, which must lie within what every request of the route begins with.
+fn strip(field: &Field<'_>, path: Option<&PathMatch>, report: &mut Report) -> Option<String> {
+    let prefix = field.read(report, "a path such as /api", path::prefix)?;
+    if prefix == "/" {
+        field.error(report, "there is nothing to strip in /; remove strip_prefix");
+        return None;
+    }
+    let (PathMatch::Exact(path) | PathMatch::Prefix(path) | PathMatch::Pattern(path)) = path?;
+    if !path::is_below(path::literal_part(path), &prefix) {
+        let message = format!(
+            "{} is not a prefix of the route's path {} on the border of a segment",
+            quote(&prefix),
+            quote(path)
+        );
+        field.error(report, message);
+        return None;
+    }
+    Some(prefix)
+}
+
+fn cost(field: &Field<'_>, report: &mut Report) -> Cost {
+    let number = |text: &str| value::integer(text, 0..=MAX_COST).map(|cost| cost as u32);
+    let mut cost = Cost::default();
+    if !matches!(field.node.kind, Kind::Map(_)) {
+        let expected = "a number of tokens, or {GET: 1, POST: 5}";
+        if let Some(tokens) = field.read(report, expected, number) {
+            cost.default = tokens;
+        }
+        return cost;
+    }
+    for (key, field) in field.entries(report, MAX_MATCHES).unwrap_or_default() {
+        match value::method(key) {
+            Ok(method) => {
+                let tokens = field.read(report, "a number of tokens", number);
+                cost.by_method.extend(tokens.map(|tokens| (method, tokens)));
+            }
+            Err(message) => field.error(report, message),
+        }
+    }
+    // Two files that say the same are the same, whatever order they say it in.
+    cost.by_method.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+    cost
 }

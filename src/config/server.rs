@@ -8,6 +8,11 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::path;
+use super::raw::{self, Field, Section, Unique};
+use super::report::{Report, quote};
+use super::value;
+
 /// `server`: the data listeners and what every request meets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -148,4 +153,230 @@ impl Default for Limiter {
     fn default() -> Self {
         Self { slots: 1 << 20 }
     }
+}
+
+/// Addresses the data listener can have; each is a descriptor that an upgrade must hand over.
+const MAX_LISTEN: usize = 16;
+/// Networks in one list.
+const MAX_NETWORKS: usize = 1_024;
+/// Headers in `strip_headers`.
+const MAX_STRIP_HEADERS: usize = 64;
+/// Bounds of `limiter.slots`: one set of buckets and 16 GiB.
+const SLOTS: (u64, u64) = (1 << 10, 1 << 30);
+
+impl Server {
+    pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
+        let mut server = Self::default();
+        let Some(section) = field.and_then(|field| field.section(report, &raw::SERVER)) else {
+            return server;
+        };
+        read_listen(&section, report, &mut server.listen);
+        let value = section.value("workers", report, "a number", |t| value::integer(t, 1..=1_024));
+        set(&mut server.workers, value.map(|n| n as usize));
+        if let Some(field) = section.get("trusted_proxies") {
+            server.trusted_proxies = networks(field, report);
+        }
+        let grace = Duration::ZERO..=value::MAX_TIMEOUT;
+        let value = section.value("grace_period", report, "a duration such as 30s", |text| {
+            value::duration(text, grace)
+        });
+        set(&mut server.grace_period, value);
+        server.health_path =
+            section.value("health_path", report, "a path such as /healthz", path::literal);
+        server.strip_headers = strip_headers(&section, report);
+        read_bounds(&section, report, &mut server);
+        if let Some(field) = section.get("access_log") {
+            set(&mut server.access_log, access_log(field, report));
+        }
+        let value = section.value("x_ratelimit_headers", report, "true or false", value::boolean);
+        set(&mut server.x_ratelimit_headers, value);
+        server
+    }
+}
+
+/// Takes a value when there is one.
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn read_listen(section: &Section<'_>, report: &mut Report, listen: &mut Vec<SocketAddr>) {
+    let Some(field) = section.get("listen") else { return };
+    let fields = field.one_or_list(report, MAX_LISTEN);
+    if field.is_empty_list() {
+        field.error(report, "there must be an address to listen on; write 0.0.0.0:8080");
+    }
+    *listen = fields.iter().filter_map(|field| address(field, report)).collect();
+}
+
+fn address(field: &Field<'_>, report: &mut Report) -> Option<SocketAddr> {
+    field.read(report, "an address and a port", value::socket_address)
+}
+
+/// A list of networks.
+pub(super) fn networks(field: &Field<'_>, report: &mut Report) -> Vec<IpNet> {
+    let fields = field.one_or_list(report, MAX_NETWORKS);
+    fields
+        .iter()
+        .filter_map(|field| field.read(report, "a network such as 10.0.0.0/8", value::network))
+        .collect()
+}
+
+fn strip_headers(section: &Section<'_>, report: &mut Report) -> Vec<HeaderName> {
+    let Some(field) = section.get("strip_headers") else { return Vec::new() };
+    let mut unique = Unique::default();
+    let mut headers = Vec::new();
+    for field in field.one_or_list(report, MAX_STRIP_HEADERS) {
+        if let Some(name) = field.read(report, "a header name", value::header) {
+            unique.claim("the header", name.as_str(), &field, report);
+            headers.push(name);
+        }
+    }
+    headers
+}
+
+fn read_bounds(section: &Section<'_>, report: &mut Report, server: &mut Server) {
+    let size = |key: &str, report: &mut Report, min: u64, max: u64| {
+        let parse = |text: &str| value::size(text, min..=max);
+        section.value(key, report, "a size such as 8KiB", parse).map(|bytes| bytes as usize)
+    };
+    set(&mut server.max_head, size("max_head", report, 1 << 10, 128 << 10));
+    set(&mut server.max_uri, size("max_uri", report, 64, 128 << 10));
+    let headers = section.value("max_headers", report, "a number", |t| value::integer(t, 1..=256));
+    set(&mut server.max_headers, headers.map(|n| n as usize));
+    if server.max_uri <= server.max_head {
+        return;
+    }
+    match section.get("max_uri").or_else(|| section.get("max_head")) {
+        Some(field) if section.get("max_uri").is_some() => {
+            let head = value::size_text(server.max_head as u64);
+            field.error(report, format!("must be at most max_head ({head}), which contains it"));
+        }
+        // Only the head was made small: the default of the part follows the whole.
+        _ => server.max_uri = server.max_head,
+    }
+}
+
+fn access_log(field: &Field<'_>, report: &mut Report) -> Option<AccessLog> {
+    if field.scalar().is_some() {
+        let known = [("none", None), ("stdout", Some(AccessLogFormat::Json))];
+        let word = field.read(report, "", |text| raw::word(text, &known, &[]))?;
+        return Some(word.map_or(AccessLog::None, |format| AccessLog::Stdout { format }));
+    }
+    let section = field.section(report, &raw::ACCESS_LOG)?;
+    let known = [("json", AccessLogFormat::Json), ("combined", AccessLogFormat::Combined)];
+    let format = section
+        .value("format", report, "json or combined", |text| raw::word(text, &known, &[]))
+        .unwrap_or(AccessLogFormat::Json);
+    let file = section.require("file", report, "file: /var/log/tollgate/access.log")?;
+    let path = file.read(report, "a file's path", |text| {
+        if text.contains('\0') {
+            return Err(format!("{} is not a path", quote(text)));
+        }
+        Ok(PathBuf::from(text))
+    })?;
+    Some(AccessLog::File { path, format })
+}
+
+impl Admin {
+    pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
+        let mut admin = Self::default();
+        let Some(section) = field.and_then(|field| field.section(report, &raw::ADMIN)) else {
+            return admin;
+        };
+        let listen = section.get("listen");
+        set(&mut admin.listen, listen.and_then(|field| address(field, report)));
+        // The messages about a token never repeat it.
+        let token = section.get("token");
+        admin.token = token.and_then(|field| {
+            field.read(report, "a token", |text| {
+                let visible = text.bytes().all(|b| b.is_ascii_graphic()) && text.len() <= 1_024;
+                visible
+                    .then(|| Secret::new(text.to_owned()))
+                    .ok_or_else(|| "a token is up to 1024 visible ASCII characters".to_owned())
+            })
+        });
+        // An empty token is none. Written as a variable's default it is null by now.
+        if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
+            admin.token = None;
+        }
+        let unreadable = token.is_some_and(|field| field.scalar().is_none_or(|t| !t.is_empty()));
+        if !admin.listen.ip().is_loopback() && admin.token.is_none() && !unreadable {
+            section.error(
+                report,
+                format!(
+                    "{} is not loopback, so anybody could steer the gateway; set admin.token, \
+                     for example with the variable TOLLGATE_ADMIN_TOKEN",
+                    admin.listen
+                ),
+            );
+        }
+        admin
+    }
+}
+
+impl Metrics {
+    pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
+        let mut metrics = Self::default();
+        if let Some(section) = field.and_then(|field| field.section(report, &raw::METRICS)) {
+            let listen = section.get("listen").and_then(|field| address(field, report));
+            set(&mut metrics.listen, listen);
+        }
+        metrics
+    }
+}
+
+impl Limiter {
+    pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
+        let mut limiter = Self::default();
+        let Some(section) = field.and_then(|field| field.section(report, &raw::LIMITER)) else {
+            return limiter;
+        };
+        let Some(field) = section.get("slots") else { return limiter };
+        let slots = field.read(report, "a number", |t| value::integer(t, SLOTS.0..=SLOTS.1));
+        if let Some(slots) = slots {
+            let rounded = slots.next_power_of_two();
+            if rounded != slots {
+                field.warn(report, format!("{slots} is rounded up to {rounded}, a power of two"));
+            }
+            limiter.slots = rounded as usize;
+        }
+        limiter
+    }
+}
+
+/// Reports listeners that cannot stand beside one another: the same port, on the same address or
+/// on a wildcard that contains it.
+pub(super) fn check_listeners(
+    server: &Server,
+    admin: &Admin,
+    metrics: &Metrics,
+    root: &Section<'_>,
+    report: &mut Report,
+) {
+    let data = server.listen.iter().map(|&address| ("server", address));
+    let others = [("admin", admin.listen), ("metrics", metrics.listen)];
+    let all: Vec<_> = data.chain(others).collect();
+    for (i, &(owner, address)) in all.iter().enumerate() {
+        let taken = all[..i].iter().find(|&&(_, other)| collide(address, other));
+        if let Some((other_owner, other)) = taken {
+            // The one that is written is the one to change; either may be a default.
+            let section = root.get(owner).or_else(|| root.get(other_owner));
+            let line = section.map(|field| field.node.line);
+            let message = format!(
+                "{address} and {other_owner}.listen {other} are one port; choose another port"
+            );
+            report.error(&format!("{owner}.listen"), line, message);
+        }
+    }
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+        // On Linux a socket on [::] takes IPv4 connections too.
+        IpAddr::V6(ip) => ip.is_unspecified(),
+        IpAddr::V4(ip) => ip.is_unspecified() && narrow.is_ipv4(),
+    };
+    a.port() == b.port() && (a.ip() == b.ip() || covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
 }

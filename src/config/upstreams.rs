@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::raw::{self, Field, Section, Unique, word};
+use super::report::Report;
+use super::value;
+
 /// A named group of servers that can answer the same requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -54,5 +58,116 @@ impl Default for Timeouts {
             write: Duration::from_secs(30),
             idle: Duration::from_secs(60),
         }
+    }
+}
+
+/// Upstreams of a file.
+const MAX_UPSTREAMS: usize = 4_096;
+/// Servers of an upstream.
+const MAX_SERVERS: usize = 1_024;
+
+/// Reads `upstreams`. One with errors is kept in part, so that routes can refer to its name.
+pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Vec<Upstream> {
+    let entries = field.and_then(|field| field.entries(report, MAX_UPSTREAMS));
+    let mut upstreams = Vec::new();
+    for (name, field) in entries.unwrap_or_default() {
+        if let Err(message) = value::name(name) {
+            field.error(report, message);
+        }
+        upstreams.push(upstream(name, &field, report));
+    }
+    upstreams
+}
+
+fn upstream(name: &str, field: &Field<'_>, report: &mut Report) -> Upstream {
+    let mut upstream = Upstream {
+        name: name.into(),
+        servers: Vec::new(),
+        balance: Balance::RoundRobin,
+        timeouts: Timeouts::default(),
+    };
+    let Some(section) = field.section(report, &raw::UPSTREAM) else { return upstream };
+    if let Some(field) = section.require("servers", report, "servers: [127.0.0.1:9001]") {
+        upstream.servers = servers(field, report);
+    }
+    if let Some(field) = section.get("balance") {
+        check_balance(field, report);
+    }
+    let timeouts = section.get("timeouts").and_then(|f| f.section(report, &raw::TIMEOUTS));
+    if let Some(section) = timeouts {
+        upstream.timeouts = read_timeouts(&section, report);
+    }
+    upstream
+}
+
+/// There is one way to balance; what the others are called is known, so they are refused by name.
+fn check_balance(field: &Field<'_>, report: &mut Report) {
+    if field.scalar().is_none() {
+        let entries = field.entries(report, usize::MAX).unwrap_or_default();
+        if entries.iter().any(|(key, _)| *key == "consistent") {
+            field.error(report, "consistent is not available yet; write round_robin");
+        } else if !entries.is_empty() {
+            field.error(report, "expected round_robin");
+        }
+        return;
+    }
+    let known = [("round_robin", Balance::RoundRobin)];
+    field.read(report, "", |text| word(text, &known, &["least_loaded", "consistent"]));
+}
+
+fn servers(field: &Field<'_>, report: &mut Report) -> Vec<UpstreamServer> {
+    let fields = field.one_or_list(report, MAX_SERVERS);
+    if field.is_empty_list() {
+        field.error(report, "there must be a server; write for example [127.0.0.1:9001]");
+    }
+    let mut unique = Unique::default();
+    let mut servers = Vec::with_capacity(fields.len());
+    for field in &fields {
+        if let Some(server) = server(field, report) {
+            unique.claim("the address", &server.address.to_string(), field, report);
+            servers.push(server);
+        }
+    }
+    servers
+}
+
+fn server(field: &Field<'_>, report: &mut Report) -> Option<UpstreamServer> {
+    let expected = "an address and a port";
+    if !matches!(field.node.kind, super::yaml::Kind::Map(_)) {
+        let address = field.read(report, expected, value::socket_address)?;
+        return routable(field, report, UpstreamServer { address, weight: 1 });
+    }
+    let section = field.section(report, &raw::UPSTREAM_SERVER)?;
+    let weight = section.value("weight", report, "a number", |t| value::integer(t, 1..=1_000));
+    let field = section.require("address", report, "address: 127.0.0.1:9001")?;
+    let address = field.read(report, expected, value::socket_address)?;
+    routable(field, report, UpstreamServer { address, weight: weight.unwrap_or(1) as u32 })
+}
+
+/// A wildcard is an address to listen on; nothing answers there.
+fn routable(
+    field: &Field<'_>,
+    report: &mut Report,
+    server: UpstreamServer,
+) -> Option<UpstreamServer> {
+    let ip = server.address.ip();
+    if ip.is_unspecified() || ip.is_multicast() {
+        field.error(report, format!("{ip} is not the address of a server"));
+        return None;
+    }
+    Some(server)
+}
+
+fn read_timeouts(section: &Section<'_>, report: &mut Report) -> Timeouts {
+    let standard = Timeouts::default();
+    let mut timeout = |key: &str, standard: Duration| {
+        let parse = |text: &str| value::duration(text, value::MIN_TIMEOUT..=value::MAX_TIMEOUT);
+        section.value(key, report, "a duration such as 1s", parse).unwrap_or(standard)
+    };
+    Timeouts {
+        connect: timeout("connect", standard.connect),
+        read: timeout("read", standard.read),
+        write: timeout("write", standard.write),
+        idle: timeout("idle", standard.idle),
     }
 }

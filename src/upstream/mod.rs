@@ -42,9 +42,9 @@ impl Upstream {
     }
 
     /// The server whose turn it is; `None` when there is none.
-    pub fn next_peer(&self) -> Option<Box<HttpPeer>> {
+    pub fn next_peer(&self) -> Option<(SocketAddr, Box<HttpPeer>)> {
         let server = self.servers.get(self.turns.next()?)?;
-        Some(Box::new(server.peer.clone()))
+        Some((server.address, Box::new(server.peer.clone())))
     }
 
     /// The servers' addresses.

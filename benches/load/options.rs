@@ -1,0 +1,99 @@
+//! What the command line of the benchmark may ask for.
+
+use anyhow::{Context, bail};
+
+use crate::Contender;
+use crate::rounds::Pace;
+
+pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
+  --quick            short rounds to try it out; leaves benches/RESULTS.md alone
+  --rounds N         rounds per case (7)
+  --seconds N        length of a round of one contender (4)
+  --connections N    idle connections for the memory figures (5000)
+  --case NAME        only this case: forward, refuse, log or memory; may be repeated
+  --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Forward,
+    Refuse,
+    Log,
+    Memory,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Forward, Self::Refuse, Self::Log, Self::Memory];
+
+    fn parse(name: &str) -> anyhow::Result<Self> {
+        Ok(match name {
+            "forward" => Self::Forward,
+            "refuse" => Self::Refuse,
+            "log" => Self::Log,
+            "memory" => Self::Memory,
+            _ => bail!("no case {name:?}; there are forward, refuse, log and memory"),
+        })
+    }
+}
+
+/// A checked command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) pace: Pace,
+    pub(crate) connections: usize,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) without: Vec<Contender>,
+    quick: bool,
+}
+
+impl Options {
+    /// Reads the arguments after the program's name; `None` asks for help, and
+    /// so does a start by anything but `cargo bench`, which adds `--bench`: a
+    /// test run over all targets must not begin to measure.
+    pub(crate) fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Option<Self>> {
+        let mut options = Self {
+            pace: Pace { rounds: 7, seconds: 4 },
+            connections: 5000,
+            parts: Vec::new(),
+            without: Vec::new(),
+            quick: false,
+        };
+        let mut args = args;
+        let mut is_benchmark = false;
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+            match arg.as_str() {
+                "--bench" => is_benchmark = true,
+                "--help" | "-h" => return Ok(None),
+                "--quick" => {
+                    options.quick = true;
+                    options.pace = Pace { rounds: 3, seconds: 1 };
+                    options.connections = 1000;
+                }
+                "--rounds" => options.pace.rounds = value()?.parse::<usize>()?.max(1),
+                "--seconds" => options.pace.seconds = value()?.parse::<u64>()?.max(1),
+                "--connections" => options.connections = value()?.parse::<usize>()?.max(1),
+                "--case" => options.parts.push(Part::parse(&value()?)?),
+                "--without" => options.without.push(Contender::parse(&value()?)?),
+                _ => bail!("unknown argument {arg:?}\n{USAGE}"),
+            }
+        }
+        if options.parts.is_empty() {
+            options.parts = Part::ALL.to_vec();
+        }
+        Ok(is_benchmark.then_some(options))
+    }
+
+    pub(crate) fn wants(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    pub(crate) fn has(&self, contender: Contender) -> bool {
+        !self.without.contains(&contender)
+    }
+
+    /// Whether this run is whole enough to be kept as the project's results.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.quick && self.without.is_empty() && Part::ALL.iter().all(|part| self.wants(*part))
+    }
+}

@@ -1,0 +1,336 @@
+//! The composition root: from a configuration to a running process. The only file that
+//! knows all the others.
+
+use crate::admin::{self, AdminState};
+use crate::clock;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::gateway::table_metrics::TableMetrics;
+use crate::lifecycle::Stage;
+use crate::metrics::Metrics;
+use crate::proxy::refusal::{self, Refusal};
+use crate::proxy::{self, Proxy, trace};
+use crate::store::key::KeyHasher;
+use crate::telemetry::access_log::{AccessLog, Entry};
+use crate::wire::fault::Fault;
+use crate::wire::guard::{Answers, GuardedApp};
+use crate::wire::head::HeadLimits;
+use anyhow::{Context, anyhow};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use pingora::prelude::Server;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{ListenFds, RunArgs, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::Service as PingoraService;
+use pingora::services::listening::Service;
+use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora_core::services::background::{BackgroundService, background_service};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Read and write buffer of a client's connection. Pingora's default of 64 KiB to read is
+/// most of what an idle connection costs.
+const READ_BUFFER: usize = 4_096;
+const WRITE_BUFFER: usize = 1_460;
+/// Idle connections kept to upstreams, for each worker.
+const UPSTREAM_POOL: usize = 512;
+/// How long the gateway has to be idle before a drain ends early: long enough for a
+/// request that was accepted just before to be seen.
+const QUIET_BEFORE_EXIT: Duration = Duration::from_millis(100);
+
+/// What to tell the user once the gateway serves.
+pub enum Announce {
+    /// One line in the log.
+    InLog,
+    /// That, and what this prints.
+    With(fn(&Config)),
+}
+
+/// Serves `config` until the process is told to stop.
+///
+/// # Errors
+/// When it cannot start: a port is taken, the access log cannot be opened.
+pub fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(&config)?;
+    let registry = prometheus::default_registry();
+    let metrics = Arc::new(Metrics::register(registry)?);
+    let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
+        .context("server.access_log cannot be opened")?;
+    let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
+    let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
+    TableMetrics::register(registry, gateway.clone())?;
+
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    server.bootstrap();
+    server.add_service(data_service(
+        &server,
+        &config,
+        &gateway,
+        access_log.clone(),
+        listeners.data,
+    ));
+    server.add_service(metrics_service(&config, listeners.metrics));
+    server.add_service(background_service(
+        "admin",
+        AdminService::new(&config, &gateway, listeners.admin),
+    ));
+    let stop = Stop { gateway: gateway.clone(), access_log: access_log.clone(), announce, config };
+    server.run(RunArgs { shutdown_signal: Box::new(stop) });
+    if let Some(log) = access_log {
+        log.flush();
+    }
+    Ok(())
+}
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// When the address is taken or not this machine's; the error names it.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow!("{address} is in use by another process; stop that, or choose another address")
+        }
+        _ => anyhow!("cannot listen on {address}: {error}"),
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Every socket, opened before anything is started: Pingora itself would try a taken port
+/// for half a minute and then panic.
+struct Listeners {
+    data: Vec<(String, TcpListener)>,
+    metrics: Vec<(String, TcpListener)>,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> anyhow::Result<Listeners> {
+        let named = |address: SocketAddr| bind(address).map(|socket| (address.to_string(), socket));
+        let data = config.server.listen.iter().map(|&address| named(address));
+        Ok(Listeners {
+            data: data.collect::<Result<_, _>>().context("server.listen")?,
+            metrics: vec![named(config.metrics.listen).context("metrics.listen")?],
+            admin: bind(config.admin.listen).context("admin.listen")?,
+        })
+    }
+}
+
+fn server_conf(config: &Config) -> ServerConf {
+    ServerConf {
+        threads: 1,
+        upstream_keepalive_pool_size: UPSTREAM_POOL,
+        max_retries: proxy::MAX_ATTEMPTS,
+        grace_period_seconds: Some(config.server.grace_period.as_secs_f64().ceil() as u64),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    }
+}
+
+fn data_service(
+    server: &Server,
+    config: &Config,
+    gateway: &Arc<Gateway>,
+    access_log: Option<AccessLog>,
+    listeners: Vec<(String, TcpListener)>,
+) -> Inheriting<GuardedApp<pingora_proxy::HttpProxy<Proxy>>> {
+    let limits = HeadLimits {
+        max_head: config.server.max_head,
+        max_headers: config.server.max_headers,
+        max_uri: config.server.max_uri,
+    };
+    let answers = Arc::new(Refuser { gateway: gateway.clone(), access_log: access_log.clone() });
+    let proxy = Proxy::new(gateway.clone(), access_log);
+    let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
+    let mut service = Service::new("data".to_owned(), GuardedApp::new(proxy, limits, answers));
+    service.threads = Some(config.server.workers);
+    for (address, _) in &listeners {
+        let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
+        service.add_listener(ListenerConfig::tcp(address).l4_buffer(buffers));
+    }
+    Inheriting { service, listeners }
+}
+
+fn metrics_service(
+    config: &Config,
+    listeners: Vec<(String, TcpListener)>,
+) -> Inheriting<pingora_prometheus::PrometheusServer> {
+    let mut service = pingora_prometheus::prometheus_http_service();
+    service.add_tcp(&config.metrics.listen.to_string());
+    Inheriting { service, listeners }
+}
+
+/// A Pingora service on sockets that are open already.
+struct Inheriting<A> {
+    service: Service<A>,
+    listeners: Vec<(String, TcpListener)>,
+}
+
+#[async_trait]
+impl<A: pingora_core::apps::ServerApp + Send + Sync + 'static> PingoraService for Inheriting<A> {
+    async fn start_service(
+        &mut self,
+        fds: Option<ListenFds>,
+        shutdown: ShutdownWatch,
+        listeners_per_fd: usize,
+    ) {
+        if let Some(fds) = &fds {
+            let mut fds = fds.lock();
+            for (address, listener) in self.listeners.drain(..) {
+                fds.add(address, listener.into_raw_fd());
+            }
+        }
+        self.service.start_service(fds, shutdown, listeners_per_fd).await;
+    }
+
+    fn name(&self) -> &str {
+        self.service.name()
+    }
+
+    fn threads(&self) -> Option<usize> {
+        self.service.threads
+    }
+}
+
+/// The admin API as a service with a thread of its own.
+struct AdminService {
+    router: axum::Router,
+    listener: Mutex<Option<TcpListener>>,
+}
+
+impl AdminService {
+    fn new(config: &Config, gateway: &Arc<Gateway>, listener: TcpListener) -> AdminService {
+        let state = AdminState {
+            gateway: gateway.clone(),
+            listen: config.admin.listen,
+            token: config.admin.token.clone(),
+            metrics: prometheus::default_registry().clone(),
+        };
+        AdminService { router: admin::router(state), listener: Mutex::new(Some(listener)) }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for AdminService {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listener) = listener
+            && let Err(error) = admin::serve(listener, self.router.clone(), shutdown).await
+        {
+            log::error!("the admin API stopped: {error}");
+        }
+    }
+}
+
+/// Answers and accounts for heads that never became a request.
+struct Refuser {
+    gateway: Arc<Gateway>,
+    access_log: Option<AccessLog>,
+}
+
+impl Answers for Refuser {
+    fn refuse(&self, fault: Fault, peer: Option<&PeerAddress>) -> Bytes {
+        let refusal = Refusal::Malformed(fault);
+        let trace_id = trace::new();
+        let response = refusal::bare_response(&refusal, trace::text(&trace_id));
+        self.account(refusal.status(), trace::text(&trace_id), peer);
+        Bytes::from(response)
+    }
+
+    fn parser_refused(&self) {
+        self.account(StatusCode::BAD_REQUEST, "", None);
+    }
+}
+
+impl Refuser {
+    fn account(&self, status: StatusCode, trace_id: &str, peer: Option<&PeerAddress>) {
+        self.gateway.generation().no_route.count(status.as_u16());
+        if let Some(log) = &self.access_log {
+            let client_ip = peer.and_then(|peer| peer.as_inet()).map(|peer| peer.ip());
+            log.record(&Entry::unread(trace_id, client_ip, status.as_u16()));
+        }
+    }
+}
+
+/// Waits for the signal to stop, and makes the stop a graceful one.
+struct Stop {
+    gateway: Arc<Gateway>,
+    access_log: Option<AccessLog>,
+    announce: Announce,
+    config: Config,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Stop {
+    async fn recv(&self) -> ShutdownSignal {
+        let (terminate, interrupt) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+            log::error!("signals cannot be received; stopping, for nothing else could stop it");
+            return ShutdownSignal::FastShutdown;
+        };
+        self.gateway.lifecycle.advance(Stage::Ready);
+        self.say_ready();
+        tokio::select! {
+            _ = terminate.recv() => {
+                log::info!("stopping: draining for at most {:?}", self.config.server.grace_period);
+                self.drain();
+                ShutdownSignal::GracefulTerminate
+            }
+            _ = interrupt.recv() => {
+                log::info!("interrupted: stopping at once");
+                ShutdownSignal::FastShutdown
+            }
+        }
+    }
+}
+
+impl Stop {
+    fn say_ready(&self) {
+        let addresses: Vec<String> =
+            self.config.server.listen.iter().map(ToString::to_string).collect();
+        log::info!(
+            "serving on {}, admin API on {}, metrics on {}",
+            addresses.join(", "),
+            self.config.admin.listen,
+            self.config.metrics.listen
+        );
+        if let Announce::With(print) = self.announce {
+            print(&self.config);
+        }
+    }
+
+    /// Ends the process as soon as nothing is in flight. Pingora itself sleeps for the whole
+    /// grace period, idle or not.
+    fn drain(&self) {
+        self.gateway.lifecycle.advance(Stage::Draining);
+        let (gateway, access_log) = (self.gateway.clone(), self.access_log.clone());
+        let grace_period = self.config.server.grace_period;
+        let watch = move || {
+            let end = clock::now_ns() + grace_period.as_nanos() as u64;
+            let step = Duration::from_millis(5);
+            let mut quiet = Duration::ZERO;
+            while quiet < QUIET_BEFORE_EXIT && clock::now_ns() < end {
+                std::thread::sleep(step);
+                quiet = if gateway.inflight() == 0 { quiet + step } else { Duration::ZERO };
+            }
+            if let Some(log) = access_log {
+                log.flush();
+            }
+            match gateway.inflight() {
+                0 => log::info!("drained"),
+                left => log::warn!("the grace period is over; {left} requests are cut off"),
+            }
+            std::process::exit(0);
+        };
+        if let Err(error) = std::thread::Builder::new().name("drain".into()).spawn(watch) {
+            log::warn!("the drain cannot be watched and takes the whole grace period: {error}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `tiers` and `limits`: how much passes.
+
+use super::raw::{self, Field, Keys, Section, Unique, word};
+use super::report::{Report, did_you_mean, one_of, quote};
+use super::value;
+use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::rate::{BucketError, TokenBucket};
+use crate::policy::tier::{MAX_TIERS, Tier, Tiers};
+
+/// Limits beside tiers and routes' own. Each is a bucket that every request has to find.
+const MAX_LIMITS: usize = 32;
+
+/// The name of the default tier when the file does not say.
+const DEFAULT_TIER: &str = "free";
+
+/// Reads `tiers` over the standard ones, and `clients.default_tier`.
+pub(super) fn read_tiers(
+    field: Option<&Field<'_>>,
+    default: Option<&Field<'_>>,
+    report: &mut Report,
+) -> Tiers {
+    let standard = Tiers::standard();
+    let mut tiers: Vec<Tier> = standard.iter().map(|(_, tier)| tier.clone()).collect();
+    let entries = field.and_then(|field| field.entries(report, MAX_TIERS - tiers.len()));
+    let mut unique = Unique::default();
+    for (name, field) in entries.unwrap_or_default() {
+        check_name(name, &field, report);
+        unique.claim("the tier (in any case)", &name.to_ascii_lowercase(), &field, report);
+        let section = field.section(report, &raw::TIER);
+        let Some(bucket) = section.and_then(|section| bucket(&section, report)) else {
+            // It stays without a bucket of its own; its name is good enough to refer to.
+            if standard.find(name).is_none()
+                && let Some(any) = tiers.first().cloned()
+            {
+                tiers.push(Tier { name: name.into(), bucket: any.bucket });
+            }
+            continue;
+        };
+        let tier = Tier { name: name.into(), bucket };
+        match tiers.iter_mut().find(|tier| tier.name.eq_ignore_ascii_case(name)) {
+            Some(overridden) => *overridden = tier,
+            None => tiers.push(tier),
+        }
+    }
+    let name = default.and_then(|field| default_tier(field, &tiers, report));
+    Tiers::new(tiers, name.unwrap_or(DEFAULT_TIER)).unwrap_or_else(|error| {
+        // The checks above leave nothing that could be refused here but what they reported.
+        report.error("tiers", field.map(|field| field.node.line), error.to_string());
+        standard
+    })
+}
+
+fn default_tier<'a>(field: &Field<'a>, tiers: &[Tier], report: &mut Report) -> Option<&'a str> {
+    let text = field.scalar();
+    let names = || tiers.iter().map(|tier| &*tier.name);
+    field.read(report, "a tier's name", |text| {
+        if names().any(|name| name.eq_ignore_ascii_case(text)) {
+            return Ok(());
+        }
+        let suggestion = did_you_mean(text, names());
+        Err(format!("there is no tier {}{suggestion} (tiers: {})", quote(text), one_of(names())))
+    })?;
+    text
+}
+
+/// A name that is also a metric label, where "none" already means that there is no such thing.
+pub(super) fn check_name(name: &str, field: &Field<'_>, report: &mut Report) {
+    if let Err(message) = value::name(name) {
+        field.error(report, message);
+    } else if name == "none" {
+        field
+            .error(report, "\"none\" is what metrics say where there is none; choose another name");
+    }
+}
+
+/// Reads `rate` and `burst`, both required, as a bucket that the limiter can enforce.
+fn bucket(section: &Section<'_>, report: &mut Report) -> Option<TokenBucket> {
+    let rate_field = section.require("rate", report, "rate: 10/s");
+    let rate = rate_field.and_then(|field| field.read(report, "a rate such as 10/s", value::rate));
+    let burst_field = section.require("burst", report, "burst: 100");
+    let burst = burst_field.and_then(|field| {
+        field.read(report, "a number of tokens", |text| value::integer(text, 1..=MAX_BURST))
+    });
+    match TokenBucket::new(rate?, burst?) {
+        Ok(bucket) => Some(bucket),
+        Err(error) => {
+            let culprit = match error {
+                BucketError::ZeroBurst => burst_field,
+                _ => rate_field,
+            };
+            culprit?.error(report, error.to_string());
+            None
+        }
+    }
+}
+
+/// The largest burst: 2^53, up to which every number survives JSON.
+const MAX_BURST: u64 = 1 << 53;
+
+/// Reads `limits`.
+pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec<Limit> {
+    let Some(field) = field else { return Vec::new() };
+    let mut unique = Unique::default();
+    let mut limits = Vec::new();
+    for field in field.list(report, MAX_LIMITS) {
+        let Some(section) = field.section(report, &raw::LIMIT) else { continue };
+        let name = section.require("name", report, "name: per-ip").and_then(|field| {
+            let name = field.read(report, "a name", |text| value::name(text).map(str::to_owned))?;
+            unique.claim("the name", &name, field, report);
+            if name == "tier" {
+                field.error(report, "\"tier\" is the policy of the tiers; choose another name");
+            }
+            Some(name)
+        });
+        limits.extend(limit(&section, name.as_deref().unwrap_or_default(), report));
+    }
+    limits
+}
+
+/// Reads a route's own limit.
+pub(super) fn read_route_limit(
+    field: &Field<'_>,
+    route: &str,
+    report: &mut Report,
+) -> Option<Limit> {
+    const KEYS: &Keys = &raw::ROUTE_LIMIT;
+    let section = field.section(report, KEYS)?;
+    limit(&section, &format!("route:{route}"), report)
+}
+
+fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Option<Limit> {
+    let later = ["fixed_window", "sliding_window", "leaky_bucket"];
+    section.value("algorithm", report, "token_bucket", |text| {
+        word(text, &[("token_bucket", ())], &later)
+    });
+    section.value("store", report, "local", |text| word(text, &[("local", ())], &["shared"]));
+    let costs = [("route", LimitCost::Route), ("1", LimitCost::One)];
+    let cost = section.value("cost", report, "route or 1", |text| word(text, &costs, &[]));
+    let key = match section.get("key") {
+        Some(field) => limit_key(field, report),
+        None => Some(LimitKey::Client),
+    };
+    let bucket = bucket(section, report);
+    Some(Limit {
+        name: name.into(),
+        key: key?,
+        bucket: bucket?,
+        cost: cost.unwrap_or(LimitCost::Route),
+    })
+}
+
+fn limit_key(field: &Field<'_>, report: &mut Report) -> Option<LimitKey> {
+    if matches!(field.node.kind, super::yaml::Kind::Map(_)) {
+        let section = field.section(report, &raw::LIMIT_KEY)?;
+        let header = section.require("header", report, "header: X-Tenant")?;
+        return header.read(report, "a header name", value::header).map(LimitKey::Header);
+    }
+    field.read(report, "client, ip, route, global or {header: NAME}", |text| match text {
+        "client" => Ok(LimitKey::Client),
+        "ip" => Ok(LimitKey::Ip),
+        "route" => Ok(LimitKey::Route),
+        "global" => Ok(LimitKey::Global),
+        _ => {
+            let suggestion = did_you_mean(text, ["client", "ip", "route", "global"]);
+            let known = "client, ip, route, global, {header: NAME}";
+            Err(format!("{} is not one of {known}{suggestion}", quote(text)))
+        }
+    })
+}

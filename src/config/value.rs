@@ -1,0 +1,460 @@
+//! Single values: durations, sizes, rates, names, addresses. Each function takes the text as it
+//! stands in the file and says what is wrong with it and what would be right.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+
+use super::report::{did_you_mean, quote};
+use crate::policy::rate::{Period, Rate};
+
+/// The longest timeout there can be.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// The shortest timeout that is not an accident.
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// A whole number in a range.
+pub(super) fn integer(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let (min, max) = (range.start(), range.end());
+    let out_of_range = || format!("{} is not between {min} and {max}", quote(text));
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    if !is_digits(unsigned) {
+        return Err(format!("{} is not a whole number between {min} and {max}", quote(text)));
+    }
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(out_of_range()),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{} is neither true nor false", quote(text))),
+    }
+}
+
+/// A whole number with one of the units ms, s, m, h, such as `30s`.
+pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let millis_per_unit: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "" if is_digits(number) => {
+            return Err(format!("{} has no unit; write for example {number}s", quote(text)));
+        }
+        _ => return Err(not_a_duration(text)),
+    };
+    if !is_digits(number) {
+        return Err(not_a_duration(text));
+    }
+    let millis = number.parse::<u64>().ok().and_then(|n| n.checked_mul(millis_per_unit));
+    match millis.map(Duration::from_millis) {
+        Some(duration) if range.contains(&duration) => Ok(duration),
+        _ => Err(format!(
+            "{} is not between {} and {}",
+            quote(text),
+            duration_text(*range.start()),
+            duration_text(*range.end())
+        )),
+    }
+}
+
+fn not_a_duration(text: &str) -> String {
+    format!("{} is not a duration; write a whole number and ms, s, m or h: 250ms, 30s", quote(text))
+}
+
+/// A duration as it would be written, in the largest unit that is exact.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    for (unit, millis_per_unit) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+        if millis >= millis_per_unit && millis.is_multiple_of(millis_per_unit) {
+            return format!("{}{unit}", millis / millis_per_unit);
+        }
+    }
+    if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") }
+}
+
+/// A number of bytes, plain or with one of the units KiB, MiB, GiB.
+///
+/// KB and MB are refused: half of their readers take them for 1 000 and half for 1 024.
+pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let (number, unit) = split_unit(text);
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(not_a_size(text)),
+    };
+    if !is_digits(number) {
+        return Err(not_a_size(text));
+    }
+    match number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)) {
+        Some(bytes) if range.contains(&bytes) => Ok(bytes),
+        _ => Err(format!(
+            "{} is not between {} and {}",
+            quote(text),
+            size_text(*range.start()),
+            size_text(*range.end())
+        )),
+    }
+}
+
+fn not_a_size(text: &str) -> String {
+    format!(
+        "{} is not a size; write bytes or a whole number and KiB, MiB or GiB: 512, 10MiB",
+        quote(text)
+    )
+}
+
+/// A size as it would be written, in the largest unit that is exact.
+pub(super) fn size_text(bytes: u64) -> String {
+    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+        if bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// Tokens per period, such as `100/m`.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    let wrong = |why: &str| {
+        Err(format!("{} is not a rate: {why}; write for example 10/s or 100/m", quote(text)))
+    };
+    let Some((count, unit)) = text.split_once('/') else {
+        return wrong("it is not a number of tokens per s, m, h or d");
+    };
+    let (count, unit) = (count.trim(), unit.trim());
+    let period = match unit {
+        "s" => Period::Second,
+        "m" => Period::Minute,
+        "h" => Period::Hour,
+        "d" => Period::Day,
+        _ => return wrong("the period must be s, m, h or d"),
+    };
+    if !is_digits(count) {
+        return match finer_rate(count, period) {
+            Some(rate) => {
+                Err(format!("{} is not a rate: tokens are whole; write {rate}", quote(text)))
+            }
+            None if count.starts_with('-') => wrong("it is negative"),
+            None => wrong("the number of tokens must be whole"),
+        };
+    }
+    match count.parse() {
+        Ok(0) => wrong("a rate of zero lets nothing through"),
+        Ok(count) => Ok(Rate { count, period }),
+        Err(_) => wrong("the number is too large"),
+    }
+}
+
+/// The whole rate over a longer period that says the same as a fraction, such as 30/m for 0.5/s.
+fn finer_rate(count: &str, period: Period) -> Option<Rate> {
+    let fraction: f64 = count.parse().ok().filter(|f: &f64| f.is_finite() && *f > 0.0)?;
+    [Period::Minute, Period::Hour, Period::Day].into_iter().find_map(|longer| {
+        let scaled = fraction * (longer.as_nanos() as f64 / period.as_nanos() as f64);
+        let whole = scaled.round();
+        let exact = longer.as_nanos() > period.as_nanos() && (scaled - whole).abs() < 1e-9;
+        (exact && (1.0..1e15).contains(&whole))
+            .then_some(Rate { count: whole as u64, period: longer })
+    })
+}
+
+/// A name of a tier, upstream, route or limit.
+pub(super) fn name(text: &str) -> Result<&str, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(text);
+    }
+    Err(format!("{} is not a name; use 1 to 64 of A-Z a-z 0-9 _ . -", quote(text)))
+}
+
+/// An address and a port, such as `127.0.0.1:8080` or `[::1]:8080`.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let example = "write an address and a port, such as 127.0.0.1:8080 or [::1]:8080";
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => {
+            Err(format!("{} has port 0; ports are 1 to 65535", quote(text)))
+        }
+        Ok(address) => Ok(address),
+        Err(_) if text.parse::<IpAddr>().is_ok() => {
+            Err(format!("{} has no port; {example}", quote(text)))
+        }
+        Err(_) if is_host_and_port(text) => {
+            Err(format!("{} has a host name, which is not available yet; {example}", quote(text)))
+        }
+        Err(_) => Err(format!("{} is not an address; {example}", quote(text))),
+    }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(host, port)| {
+        host.bytes().any(|b| b.is_ascii_alphabetic())
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+            && port.parse::<u16>().is_ok()
+    })
+}
+
+/// A network such as `10.0.0.0/8`, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    match text.parse::<IpNet>() {
+        Ok(net) if net.addr() == net.network() => Ok(net),
+        Ok(net) => Err(format!(
+            "{} has bits beyond its prefix; write {} or {}/{}",
+            quote(text),
+            net.trunc(),
+            net.addr(),
+            net.max_prefix_len()
+        )),
+        Err(_) => Err(format!(
+            "{} is not a network; write for example 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7",
+            quote(text)
+        )),
+    }
+}
+
+/// Headers that frame a message or steer a connection; touching them breaks HTTP itself.
+const FRAMING_HEADERS: &[&str] = &[
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+];
+
+/// A header name, in any case; not one that HTTP itself depends on.
+pub(super) fn header(text: &str) -> Result<HeaderName, String> {
+    let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
+        return Err(format!("{} is not a header name; write for example X-Client-ID", quote(text)));
+    };
+    if FRAMING_HEADERS.contains(&name.as_str()) {
+        return Err(format!("{} cannot be used here, HTTP itself needs it", quote(text)));
+    }
+    Ok(name)
+}
+
+/// A request method. Methods are case-sensitive.
+pub(super) fn method(text: &str) -> Result<Method, String> {
+    const STANDARD: [&str; 8] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
+    if text == "CONNECT" {
+        return Err("CONNECT is always refused; a route cannot take it".to_owned());
+    }
+    let upper = !text.bytes().any(|b| b.is_ascii_lowercase());
+    match Method::from_bytes(text.as_bytes()) {
+        Ok(method) if upper && text.len() <= 32 => Ok(method),
+        _ => {
+            let suggestion = did_you_mean(text, STANDARD);
+            Err(format!("{} is not a method{suggestion} (in capitals)", quote(text)))
+        }
+    }
+}
+
+/// A client id: 1 to 256 bytes of visible ASCII.
+pub(super) fn client_id(text: &str) -> Result<&str, String> {
+    if (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(text);
+    }
+    Err(format!("{} is not a client id; use 1 to 256 visible ASCII characters", quote(text)))
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The leading digits and what follows them.
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: ToString>(parse: impl Fn(&str) -> Result<T, String>, cases: &[(&str, &str)]) {
+        for (text, expected) in cases {
+            let got = match parse(text) {
+                Ok(value) => value.to_string(),
+                Err(message) => message,
+            };
+            let wrong = format!("{text:?}: {got}");
+            match expected.strip_prefix('!') {
+                Some(part) => assert!(got.contains(part), "{wrong}"),
+                None => assert_eq!(&got, expected, "{wrong}"),
+            }
+        }
+    }
+
+    #[test]
+    fn integers() {
+        check(
+            |text| integer(text, 1..=100),
+            &[
+                ("1", "1"),
+                ("100", "100"),
+                ("0", "!is not between 1 and 100"),
+                ("-3", "!is not between 1 and 100"),
+                ("101", "!is not between 1 and 100"),
+                ("99999999999999999999999", "!is not between 1 and 100"),
+                ("1.5", "!is not a whole number"),
+                ("two", "!is not a whole number"),
+                ("0x10", "!is not a whole number"),
+                ("", "!is not a whole number"),
+            ],
+        );
+    }
+
+    #[test]
+    fn durations() {
+        check(
+            |text| duration(text, MIN_TIMEOUT..=MAX_TIMEOUT).map(duration_text),
+            &[
+                ("10ms", "10ms"),
+                ("1500ms", "1500ms"),
+                ("2000ms", "2s"),
+                ("90s", "90s"),
+                ("5m", "5m"),
+                ("24h", "24h"),
+                ("25h", "!is not between 1ms and 24h"),
+                ("0s", "!is not between 1ms and 24h"),
+                ("18446744073709551615h", "!is not between"),
+                ("30", "!has no unit; write for example 30s"),
+                ("1.5s", "!is not a duration"),
+                ("-1s", "!is not a duration"),
+                ("s", "!is not a duration"),
+                ("1 day", "!is not a duration"),
+                ("", "!is not a duration"),
+            ],
+        );
+    }
+
+    #[test]
+    fn sizes() {
+        check(
+            |text| size(text, 64..=1 << 40).map(size_text),
+            &[
+                ("1024", "1KiB"),
+                ("100", "100"),
+                ("8KiB", "8KiB"),
+                ("10 MiB", "10MiB"),
+                ("1GiB", "1GiB"),
+                ("2000000GiB", "!is not between 64 and 1024GiB"),
+                ("99999999999999GiB", "!is not between"),
+                ("1", "!is not between"),
+                ("10MB", "!is not a size"),
+                ("10mib", "!is not a size"),
+                ("-1", "!is not a size"),
+                ("KiB", "!is not a size"),
+            ],
+        );
+    }
+
+    #[test]
+    fn rates() {
+        check(
+            rate,
+            &[
+                ("10/s", "10/s"),
+                ("100/m", "100/m"),
+                ("7 / h", "7/h"),
+                ("1/d", "1/d"),
+                ("0/s", "!a rate of zero lets nothing through"),
+                ("-5/s", "!it is negative"),
+                ("0.5/s", "!tokens are whole; write 30/m"),
+                ("1.5/m", "!tokens are whole; write 90/h"),
+                ("0.001/s", "!must be whole"),
+                ("0.01/h", "!must be whole"),
+                ("1e400/s", "!must be whole"),
+                ("99999999999999999999/s", "!too large"),
+                ("10", "!per s, m, h or d"),
+                ("10/w", "!the period must be"),
+                ("ten/s", "!must be whole"),
+                ("/s", "!must be whole"),
+            ],
+        );
+    }
+
+    #[test]
+    fn addresses_and_networks() {
+        check(
+            socket_address,
+            &[
+                ("127.0.0.1:80", "127.0.0.1:80"),
+                ("[::1]:80", "[::1]:80"),
+                ("127.0.0.1", "!has no port"),
+                ("127.0.0.1:0", "!has port 0"),
+                ("127.0.0.1:65536", "!is not an address"),
+                ("localhost:80", "!a host name, which is not available yet"),
+                (":80", "!is not an address"),
+                ("http://127.0.0.1:80", "!is not an address"),
+            ],
+        );
+        check(
+            network,
+            &[
+                ("10.0.0.0/8", "10.0.0.0/8"),
+                ("192.0.2.7", "192.0.2.7/32"),
+                ("2001:db8::/32", "2001:db8::/32"),
+                ("10.0.0.1/8", "!write 10.0.0.0/8 or 10.0.0.1/32"),
+                ("10.0.0.0/33", "!is not a network"),
+                ("10.0.0/8", "!is not a network"),
+                ("everything", "!is not a network"),
+            ],
+        );
+    }
+
+    #[test]
+    fn names_headers_and_methods() {
+        let long = "x".repeat(65);
+        check(
+            |text| name(text).map(str::to_owned),
+            &[
+                ("a.B_c-9", "a.B_c-9"),
+                ("", "!is not a name"),
+                ("a b", "!is not a name"),
+                (&long, "!is not"),
+            ],
+        );
+        check(
+            header,
+            &[
+                ("X-Client-ID", "x-client-id"),
+                ("Host", "!HTTP itself needs it"),
+                ("Content-Length", "!HTTP itself needs it"),
+                ("X Client", "!is not a header name"),
+                ("", "!is not a header name"),
+            ],
+        );
+        check(
+            method,
+            &[
+                ("GET", "GET"),
+                ("PROPFIND", "PROPFIND"),
+                ("get", "!did you mean \"GET\"?"),
+                ("G E T", "!is not a method"),
+                ("CONNECT", "!always refused"),
+                ("", "!is not a method"),
+            ],
+        );
+        check(
+            |text| client_id(text).map(str::to_owned),
+            &[("client-123", "client-123"), ("", "!is not"), ("ä", "!is not"), ("a b", "!is not")],
+        );
+    }
+}

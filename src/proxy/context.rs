@@ -1,0 +1,110 @@
+//! What a request carries from phase to phase.
+
+use crate::gateway::{Generation, Route};
+use crate::metrics::InflightGuard;
+use crate::policy::router::RouteId;
+use crate::policy::tier::TierId;
+use crate::proxy::refusal::Refusal;
+use crate::registry::identity::Identity;
+use crate::store::limiter::Standing;
+use http::HeaderValue;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One request's state. Its guards act when it is dropped, so they hold on every way out.
+pub struct Context {
+    /// When its head was complete.
+    pub started: Instant,
+    /// The policy it is decided by, to its end.
+    pub generation: Arc<Generation>,
+    /// Its trace id.
+    pub trace_id: HeaderValue,
+    /// The route that took it.
+    pub route: Option<RouteId>,
+    /// Its client, once known.
+    pub identity: Option<Identity>,
+    /// The address it comes from.
+    pub source: Option<IpAddr>,
+    /// Whether the connection's other end is a trusted proxy.
+    pub is_from_trusted_proxy: bool,
+    /// The target to forward, where it differs from the one that came.
+    pub target: Option<String>,
+    /// How the tightest policy stood when the request was decided.
+    pub rate_limit: Option<RateLimit>,
+    /// What it was refused with.
+    pub refusal: Option<Refusal>,
+    /// The attempt under way or the last one.
+    pub attempt: Attempt,
+    /// When its route's timeout ends.
+    pub deadline: Option<Instant>,
+    /// Bytes of its body in the current attempt.
+    pub body_bytes: u64,
+    /// A health probe: neither counted nor logged.
+    pub is_probe: bool,
+    pub(super) inflight: Option<InflightGuard>,
+}
+
+/// What the answer's RateLimit headers say.
+pub struct RateLimit {
+    /// The policy's name.
+    pub policy: Arc<str>,
+    /// The value of `RateLimit-Policy`.
+    pub policy_header: HeaderValue,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// Attempts at the upstream.
+#[derive(Default)]
+pub struct Attempt {
+    /// Attempts begun.
+    pub count: u32,
+    /// Whether the last one has no outcome yet.
+    pub is_open: bool,
+    /// The server last asked.
+    pub server: Option<SocketAddr>,
+}
+
+impl Context {
+    /// A request that begins now under `generation`.
+    pub fn new(generation: Arc<Generation>) -> Context {
+        Context {
+            started: Instant::now(),
+            generation,
+            trace_id: HeaderValue::from_static(""),
+            route: None,
+            identity: None,
+            source: None,
+            is_from_trusted_proxy: false,
+            target: None,
+            rate_limit: None,
+            refusal: None,
+            attempt: Attempt::default(),
+            deadline: None,
+            body_bytes: 0,
+            is_probe: false,
+            inflight: None,
+        }
+    }
+
+    /// The state of the route that took it.
+    pub fn route(&self) -> Option<&Route> {
+        self.route.map(|id| self.generation.route(id))
+    }
+
+    /// Its client's tier, once known.
+    pub fn tier(&self) -> Option<TierId> {
+        self.identity.as_ref().map(|identity| identity.standing.tier)
+    }
+
+    /// Time left until the deadline; none without one.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the route's timeout has passed.
+    pub fn is_overdue(&self) -> bool {
+        self.time_left() == Some(Duration::ZERO)
+    }
+}

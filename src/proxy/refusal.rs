@@ -1,0 +1,325 @@
+//! Everything Tollgate answers by itself, in one table: status, headers, body and metric.
+//!
+//! Bodies are problem details (RFC 9457). The `type` is a URN, so that software can tell
+//! refusals of one status apart without parsing prose.
+
+use crate::policy::path::PathFault;
+use crate::store::limiter::Standing;
+use crate::wire::fault::Fault;
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::sync::Arc;
+
+static RETRY_AFTER: HeaderName = header::RETRY_AFTER;
+
+/// Why a request is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its bytes or its framing.
+    Malformed(Fault),
+    /// Its path has no normal form.
+    Path(PathFault),
+    /// Its `Connection` header names a field that must not be removed.
+    Connection,
+    /// It has come through this gateway before.
+    Loop,
+    /// No route takes it.
+    NoRoute,
+    /// Routes take its path with other methods only.
+    Method(Vec<Method>),
+    /// Its body is larger than the route's `max_body`.
+    BodyTooLarge {
+        /// The bound in bytes.
+        max_body: u64,
+    },
+    /// Its API key is not known.
+    UnknownApiKey,
+    /// The route needs an API key and it has none.
+    ApiKeyRequired,
+    /// A limit refused it.
+    RateLimited {
+        /// The policy's name.
+        policy: Arc<str>,
+        /// How the policy stands.
+        standing: Standing,
+    },
+    /// No server of the upstream can be asked.
+    NoServer,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// The upstream could not be reached, or what it answered was not HTTP.
+    UpstreamFailed,
+    /// A fault of the gateway itself.
+    Internal,
+}
+
+/// One row of the table.
+struct Row {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// The table.
+    fn row(&self) -> Row {
+        let row = |status, kind, title, detail: &'static str| Row {
+            status,
+            kind,
+            title,
+            detail: Cow::Borrowed(detail),
+        };
+        match self {
+            Self::Malformed(fault) => Row { detail: fault.to_string().into(), ..malformed(*fault) },
+            Self::Path(fault) => Row {
+                detail: fault.to_string().into(),
+                ..row(StatusCode::BAD_REQUEST, "ambiguous-path", "Ambiguous path", "")
+            },
+            Self::Connection => row(
+                StatusCode::BAD_REQUEST,
+                "malformed-request",
+                "Malformed request",
+                "the Connection header names a field that must not be removed",
+            ),
+            Self::Loop => row(
+                StatusCode::LOOP_DETECTED,
+                "loop",
+                "Loop detected",
+                "the request has passed through this gateway already",
+            ),
+            Self::NoRoute => row(
+                StatusCode::NOT_FOUND,
+                "no-route",
+                "Not found",
+                "no route takes this host and path",
+            ),
+            Self::Method(_) => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method not allowed",
+                "a route takes this path, with the methods in Allow only",
+            ),
+            Self::BodyTooLarge { max_body } => Row {
+                detail: format!("the route takes bodies of at most {max_body} bytes").into(),
+                ..row(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large", "")
+            },
+            Self::UnknownApiKey => row(
+                StatusCode::UNAUTHORIZED,
+                "unknown-api-key",
+                "Unauthorized",
+                "the API key is unknown or was revoked",
+            ),
+            Self::ApiKeyRequired => row(
+                StatusCode::UNAUTHORIZED,
+                "api-key-required",
+                "Unauthorized",
+                "this route needs an API key",
+            ),
+            Self::RateLimited { standing, .. } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "Too many requests",
+                if standing.wait_ns.is_some() {
+                    "the client has used up what this policy allows; retry after the time given"
+                } else {
+                    "the request costs more than this policy's burst, so waiting does not help"
+                },
+            ),
+            Self::NoServer => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-server",
+                "Service unavailable",
+                "the upstream has no server to ask",
+            ),
+            Self::UpstreamTimeout => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream-timeout",
+                "Gateway timeout",
+                "the upstream did not answer in time",
+            ),
+            Self::UpstreamFailed => row(
+                StatusCode::BAD_GATEWAY,
+                "upstream-failed",
+                "Bad gateway",
+                "the upstream could not be reached or did not answer with valid HTTP",
+            ),
+            Self::Internal => row(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Internal error",
+                "the gateway failed to handle the request",
+            ),
+        }
+    }
+
+    /// The status it is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            other => other.row().status,
+        }
+    }
+
+    /// Whether the connection must end, because where the next request begins is in doubt.
+    pub fn closes(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::Path(_) | Self::Connection | Self::Loop)
+    }
+
+    /// Whether it counts as blocked in the summary: a 429 or 503 of our own.
+    pub fn is_blocking(&self) -> bool {
+        matches!(self, Self::RateLimited { .. } | Self::NoServer)
+    }
+
+    /// Whole seconds after which to try again, at least 1, where waiting helps.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::RateLimited { standing, .. } => {
+                standing.wait_ns.map(|ns| ns.div_ceil(1_000_000_000).max(1))
+            }
+            Self::NoServer => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Headers of its own, besides those of every answer.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let retry = self.retry_after_seconds().map(|s| (RETRY_AFTER.clone(), HeaderValue::from(s)));
+        let extra = match self {
+            Self::Method(methods) => Some((header::ALLOW, allow(methods))),
+            Self::Malformed(Fault::Connect) => Some((
+                header::ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            )),
+            Self::UnknownApiKey | Self::ApiKeyRequired => Some((
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"tollgate\""),
+            )),
+            _ => None,
+        };
+        retry.into_iter().chain(extra)
+    }
+
+    /// The problem document.
+    pub fn body(&self, trace_id: &str) -> String {
+        let row = self.row();
+        let mut body = String::with_capacity(288);
+        // Every string here is our own, a checked name or a checked trace id: none holds a
+        // quote or a backslash. Writing to a string cannot fail.
+        let _ = write!(
+            body,
+            "{{\"type\":\"urn:tollgate:problem:{}\",\"title\":\"{}\",\"status\":{},\"detail\":\"{}\",\"trace_id\":\"{trace_id}\"",
+            row.kind,
+            row.title,
+            row.status.as_u16(),
+            row.detail,
+        );
+        if let Self::RateLimited { policy, .. } = self {
+            let _ = write!(body, ",\"policy\":\"{policy}\"");
+        }
+        if let Some(seconds) = self.retry_after_seconds() {
+            let _ = write!(body, ",\"retry_after_seconds\":{seconds}");
+        }
+        body.push_str("}\n");
+        body
+    }
+}
+
+fn malformed(fault: Fault) -> Row {
+    let (status, kind, title) = match fault {
+        Fault::TargetTooLong => (StatusCode::URI_TOO_LONG, "target-too-long", "URI too long"),
+        Fault::TooManyHeaders | Fault::HeadTooLarge => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "head-too-large",
+            "Request header fields too large",
+        ),
+        Fault::Connect => {
+            (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+        }
+        _ => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
+    };
+    Row { status, kind, title, detail: Cow::Borrowed("") }
+}
+
+fn allow(methods: &[Method]) -> HeaderValue {
+    let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    // Method names are tokens, so the list is a valid value.
+    HeaderValue::try_from(names.join(", ")).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// A whole response to a request that never became one: no route, no client, and the
+/// connection ends.
+pub fn bare_response(refusal: &Refusal, trace_id: &str) -> String {
+    let body = refusal.body(trace_id);
+    let status = refusal.status();
+    let mut response = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nX-Trace-ID: {trace_id}\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        body.len(),
+    );
+    for (name, value) in refusal.headers() {
+        let _ = write!(response, "{name}: {}\r\n", value.to_str().unwrap_or_default());
+    }
+    response.push_str("Connection: close\r\n\r\n");
+    response.push_str(&body);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited(wait_ns: Option<u64>) -> Refusal {
+        let standing = Standing {
+            policy: 0,
+            burst: 10,
+            window_seconds: 10,
+            tokens: 0,
+            full_in_seconds: 10,
+            wait_ns,
+        };
+        Refusal::RateLimited { policy: "tier".into(), standing }
+    }
+
+    #[test]
+    fn a_refusal_is_a_problem_document_of_its_status() {
+        let cases = [
+            (Refusal::NoRoute, 404),
+            (Refusal::Method(vec![Method::GET]), 405),
+            (Refusal::Malformed(Fault::Connect), 405),
+            (Refusal::Malformed(Fault::Chunk), 400),
+            (Refusal::Malformed(Fault::TargetTooLong), 414),
+            (Refusal::Malformed(Fault::HeadTooLarge), 431),
+            (Refusal::Path(PathFault::DotSegment), 400),
+            (Refusal::BodyTooLarge { max_body: 7 }, 413),
+            (Refusal::UnknownApiKey, 401),
+            (Refusal::Loop, 508),
+            (limited(Some(1)), 429),
+            (Refusal::NoServer, 503),
+            (Refusal::UpstreamTimeout, 504),
+            (Refusal::UpstreamFailed, 502),
+        ];
+        for (refusal, status) in cases {
+            let body: serde_json::Value = serde_json::from_str(&refusal.body("abc")).unwrap();
+            assert_eq!(refusal.status().as_u16(), status, "{refusal:?}");
+            assert_eq!((&body["status"], &body["trace_id"]), (&status.into(), &"abc".into()));
+            for member in ["type", "title", "detail"] {
+                assert!(!body[member].as_str().unwrap().is_empty(), "{refusal:?} {member}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_wait_is_rounded_up_and_never_zero() {
+        let cases = [(1, 1), (1_000_000_000, 1), (1_000_000_001, 2)];
+        for (wait_ns, seconds) in cases {
+            assert_eq!(limited(Some(wait_ns)).retry_after_seconds(), Some(seconds));
+            let body = limited(Some(wait_ns)).body("t");
+            assert!(body.contains(&format!("\"retry_after_seconds\":{seconds}}}")), "{body}");
+        }
+        assert_eq!(limited(None).retry_after_seconds(), None);
+        assert!(limited(None).body("t").contains("waiting does not help"));
+    }
+}

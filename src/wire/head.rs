@@ -1,0 +1,290 @@
+//! The head of an HTTP/1 request, read strictly.
+//!
+//! Nobody stands in front of an edge gateway, so a request that two parsers could read in
+//! two ways must end here. Pingora's parser is made for a friendlier place: it accepts
+//! bare LF, drops `Content-Length` beside `Transfer-Encoding`, joins equal lengths and
+//! repairs request lines. What passes this check is the narrow middle of RFC 9112 that
+//! all implementations agree on; everything else is refused before the parser sees it.
+//!
+//! One pass over the head, no allocation.
+
+use super::fault::Fault;
+
+/// Bounds on a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of the whole head.
+    pub max_head: usize,
+    /// Header fields.
+    pub max_headers: usize,
+    /// Bytes of the request target.
+    pub max_uri: usize,
+}
+
+/// How the body behind a head is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// This many bytes; no body is zero.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+}
+
+/// Bytes a method may have; the longest registered one has 17.
+const MAX_METHOD: usize = 32;
+
+/// Looks for the end of a head in `bytes`, of which the first `seen` held no end.
+///
+/// Returns the head's length, blank line included. A bare LF that ends a line followed by
+/// another ends the head too, so that a head written with bare LFs is found, and refused,
+/// instead of waited for.
+pub fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(3);
+    memchr::memchr_iter(b'\n', &bytes[from..]).map(|at| from + at).find_map(|lf| {
+        let line = &bytes[..lf];
+        let is_blank = line.ends_with(b"\n") || line.ends_with(b"\n\r");
+        is_blank.then_some(lf + 1)
+    })
+}
+
+/// Checks a complete head (its blank line included) and says how its body is framed.
+///
+/// # Errors
+/// The first thing in it that could be read in two ways, or the bound it exceeds.
+pub fn inspect(head: &[u8], limits: &HeadLimits) -> Result<Framing, Fault> {
+    if head.len() > limits.max_head {
+        return Err(too_large(head, limits));
+    }
+    let mut lines = Lines(head);
+    let request = parse_request_line(lines.next()?.ok_or(Fault::RequestLine)?, limits)?;
+    let mut fields = Fields::default();
+    let mut count = 0;
+    while let Some(line) = lines.next()? {
+        count += 1;
+        if count > limits.max_headers {
+            return Err(Fault::TooManyHeaders);
+        }
+        fields.read(line)?;
+    }
+    fields.check(&request)
+}
+
+/// Which bound a head that is still growing exceeds, if any: an endless request line is an
+/// over-long target.
+pub fn too_large(head: &[u8], limits: &HeadLimits) -> Fault {
+    let line = memchr::memchr(b'\n', head).unwrap_or(head.len());
+    if line > limits.max_uri + MAX_METHOD { Fault::TargetTooLong } else { Fault::HeadTooLarge }
+}
+
+/// Lines of a head, each ended by CRLF, up to the blank one.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Result<Option<&'a [u8]>, Fault> {
+        let end = memchr::memchr(b'\n', self.0).ok_or(Fault::LineEnd)?;
+        let line = self.0[..end].strip_suffix(b"\r").ok_or(Fault::LineEnd)?;
+        self.0 = &self.0[end + 1..];
+        Ok((!line.is_empty()).then_some(line))
+    }
+}
+
+struct RequestLine<'a> {
+    is_http_1_1: bool,
+    /// The authority of an absolute-form target.
+    authority: Option<&'a [u8]>,
+}
+
+fn parse_request_line<'a>(line: &'a [u8], limits: &HeadLimits) -> Result<RequestLine<'a>, Fault> {
+    let method_end = memchr::memchr(b' ', line).ok_or(Fault::RequestLine)?;
+    let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
+    let target_end = memchr::memrchr(b' ', rest).ok_or(Fault::RequestLine)?;
+    let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
+    if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|&b| is_token(b)) {
+        return Err(Fault::Method);
+    }
+    let is_http_1_1 = match version {
+        b"HTTP/1.1" => true,
+        b"HTTP/1.0" => false,
+        _ => return Err(Fault::Version),
+    };
+    if target.len() > limits.max_uri {
+        return Err(Fault::TargetTooLong);
+    }
+    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
+        return Err(Fault::Target);
+    }
+    if method == b"CONNECT" {
+        return Err(Fault::Connect);
+    }
+    let authority = match target[0] {
+        b'/' => None,
+        b'*' if target.len() == 1 && method == b"OPTIONS" => None,
+        _ => Some(absolute_authority(target).ok_or(Fault::Target)?),
+    };
+    Ok(RequestLine { is_http_1_1, authority })
+}
+
+/// The authority of `http://authority/path`.
+fn absolute_authority(target: &[u8]) -> Option<&[u8]> {
+    let scheme_end = target.windows(3).position(|three| three == b"://")?;
+    let scheme = &target[..scheme_end];
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+        return None;
+    }
+    let rest = &target[scheme_end + 3..];
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+    Some(&rest[..end])
+}
+
+/// What the header fields say about framing and authority.
+#[derive(Default)]
+struct Fields<'a> {
+    length: Option<u64>,
+    is_chunked: bool,
+    host: Option<&'a [u8]>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(&mut self, line: &'a [u8]) -> Result<(), Fault> {
+        let (name, value) = split_field(line)?;
+        // Only three names matter here; their lengths tell most others apart at once.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                if self.host.replace(value).is_some() || !is_host(value) {
+                    return Err(Fault::Host);
+                }
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let length = parse_length(value).ok_or(Fault::ContentLength)?;
+                if self.length.replace(length).is_some() {
+                    return Err(Fault::ContentLength);
+                }
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Fault::TransferEncoding);
+                }
+                self.is_chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check(&self, request: &RequestLine<'_>) -> Result<Framing, Fault> {
+        if request.is_http_1_1 && self.host.is_none() {
+            return Err(Fault::Host);
+        }
+        if let Some(authority) = request.authority {
+            let agrees = self.host.is_none_or(|host| host.eq_ignore_ascii_case(authority));
+            if !agrees || !is_host(authority) {
+                return Err(Fault::Authority);
+            }
+        }
+        match (self.is_chunked, self.length) {
+            (true, Some(_)) => Err(Fault::LengthAndChunked),
+            (true, None) if !request.is_http_1_1 => Err(Fault::TransferEncoding),
+            (true, None) => Ok(Framing::Chunked),
+            (false, length) => Ok(Framing::Length(length.unwrap_or(0))),
+        }
+    }
+}
+
+/// Splits a field line in its name and its value without the space around it.
+///
+/// # Errors
+/// When the name is not a token directly followed by a colon (which also refuses folded
+/// lines), or the value holds a control character.
+pub(super) fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    let colon = memchr::memchr(b':', line).ok_or(Fault::HeaderName)?;
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+        return Err(Fault::HeaderName);
+    }
+    if !value.iter().all(|&b| VALUE[usize::from(b)]) {
+        return Err(Fault::HeaderValue);
+    }
+    Ok((name, trim(value)))
+}
+
+fn trim(value: &[u8]) -> &[u8] {
+    let is_space = |b: &u8| matches!(b, b' ' | b'\t');
+    let start = value.iter().position(|b| !is_space(b)).unwrap_or(value.len());
+    let end = value.iter().rposition(|b| !is_space(b)).map_or(start, |last| last + 1);
+    &value[start..end]
+}
+
+/// Digits only, at most 19, so that no sign, list or overflow can hide in it.
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if !(1..=19).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    value
+        .iter()
+        .try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
+}
+
+/// `host` or `host:port`: a name, an IPv4 address or a bracketed IPv6 address. No user,
+/// no list, no empty host.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value.iter().rposition(|&b| b == b':') {
+        Some(colon) if !value.ends_with(b"]") => (&value[..colon], Some(&value[colon + 1..])),
+        _ => (value, None),
+    };
+    let is_port = |port: &[u8]| port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+    let is_name = |host: &[u8]| {
+        host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'))
+    };
+    let is_ipv6 = |host: &[u8]| {
+        host.strip_prefix(b"[")
+            .and_then(|host| host.strip_suffix(b"]"))
+            .and_then(|host| std::str::from_utf8(host).ok())
+            .is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok())
+    };
+    !host.is_empty() && port.is_none_or(is_port) && (is_name(host) || is_ipv6(host))
+}
+
+const fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+/// `tchar` of RFC 9110, section 5.6.2.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
+            | b'`' | b'|' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z');
+        byte += 1;
+    }
+    table
+};
+
+/// Bytes a field value may hold: visible ASCII, space, tab and `obs-text`.
+const VALUE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8, b'\t' | b' '..=b'~' | 0x80..=0xff);
+        byte += 1;
+    }
+    table
+};
+
+/// Whether bytes that are no complete head yet can still become one. Finds clients that
+/// speak another protocol (TLS, for one) without waiting for more.
+///
+/// # Errors
+/// When the first word is no method.
+pub fn check_beginning(bytes: &[u8]) -> Result<(), Fault> {
+    let word = bytes.iter().position(|&b| !is_token(b)).unwrap_or(bytes.len());
+    let is_method = match bytes.get(word) {
+        Some(b' ') => (1..=MAX_METHOD).contains(&word),
+        // A line end that may be skipped, not complete yet.
+        Some(b'\r') => bytes == b"\r",
+        Some(_) => false,
+        None => word <= MAX_METHOD,
+    };
+    if is_method { Ok(()) } else { Err(Fault::RequestLine) }
+}

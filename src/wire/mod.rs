@@ -1,0 +1,7 @@
+//! Between the socket and Pingora: the bytes of requests, checked and framed before any
+//! parser that is kinder than it should be sees them.
+
+pub mod body;
+pub mod fault;
+pub mod guard;
+pub mod head;

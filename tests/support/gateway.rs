@@ -1,0 +1,385 @@
+//! The real binary, configured by a test and ended with it.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::client::{Client, Reply};
+use super::upstream::Upstream;
+use super::wait::{DEADLINE, eventually};
+
+/// How often a gateway is started anew because somebody took one of its ports.
+const START_ATTEMPTS: usize = 5;
+
+/// Limits nobody reaches by accident, for tests that are about something else.
+const WIDE_TIERS: &str = "free: {rate: 100000/s, burst: 100000}";
+
+/// What a test says about the gateway it wants. Each text is YAML as it stands
+/// under the key of its name, indented as the test likes.
+#[derive(Clone, Debug)]
+pub struct GatewayBuilder {
+    server: String,
+    clients: String,
+    tiers: String,
+    limits: String,
+    upstreams: String,
+    routes: String,
+    admin: String,
+    env: Vec<(String, String)>,
+}
+
+impl GatewayBuilder {
+    /// Further keys of `server`, beside the listener.
+    pub fn server(mut self, yaml: &str) -> Self {
+        self.server = yaml.to_owned();
+        self
+    }
+
+    /// The whole of `clients`; without it everybody is known by address.
+    pub fn clients(mut self, yaml: &str) -> Self {
+        self.clients = yaml.to_owned();
+        self
+    }
+
+    /// The whole of `tiers`; without it one tier `free` that nobody exhausts.
+    pub fn tiers(mut self, yaml: &str) -> Self {
+        self.tiers = yaml.to_owned();
+        self
+    }
+
+    /// The list `limits`.
+    pub fn limits(mut self, yaml: &str) -> Self {
+        self.limits = yaml.to_owned();
+        self
+    }
+
+    /// The whole of `upstreams`.
+    pub fn upstreams(mut self, yaml: &str) -> Self {
+        self.upstreams = yaml.to_owned();
+        self
+    }
+
+    /// One more upstream with one server.
+    pub fn upstream(mut self, name: &str, server: SocketAddr) -> Self {
+        let _ = writeln!(self.upstreams, "{name}: {{servers: [\"{server}\"]}}");
+        self
+    }
+
+    /// The list `routes`.
+    pub fn routes(mut self, yaml: &str) -> Self {
+        self.routes = yaml.to_owned();
+        self
+    }
+
+    /// Further keys of `admin`, beside the listener.
+    pub fn admin(mut self, yaml: &str) -> Self {
+        self.admin = yaml.to_owned();
+        self
+    }
+
+    /// A variable of the gateway's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The configuration file with these listeners.
+    pub fn yaml(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> String {
+        let mut yaml = format!("server:\n  listen: \"{data}\"\n  workers: 1\n");
+        yaml.push_str(&indented(&self.server));
+        let _ = write!(yaml, "admin:\n  listen: \"{admin}\"\n{}", indented(&self.admin));
+        let _ = writeln!(yaml, "metrics:\n  listen: \"{metrics}\"");
+        for (key, fragment) in [
+            ("clients", &self.clients),
+            ("tiers", &self.tiers),
+            ("limits", &self.limits),
+            ("upstreams", &self.upstreams),
+            ("routes", &self.routes),
+        ] {
+            if !fragment.trim().is_empty() {
+                let _ = write!(yaml, "{key}:\n{}", indented(fragment));
+            }
+        }
+        yaml
+    }
+
+    /// Starts it and waits until it is ready.
+    #[track_caller]
+    pub fn start(&self) -> Gateway {
+        for _ in 0..START_ATTEMPTS {
+            let [data, admin, metrics] = free_addresses();
+            match self.spawn(data, admin, metrics).ready() {
+                Ok(gateway) => return gateway,
+                Err(why) if port_taken(&why) => {}
+                Err(why) => panic!("{why}"),
+            }
+        }
+        panic!("no free ports in {START_ATTEMPTS} attempts");
+    }
+
+    /// Starts it on these addresses and does not wait.
+    #[track_caller]
+    pub fn spawn(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> Gateway {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = dir.path().join("tollgate.yaml");
+        fs::write(&config, self.yaml(data, admin, metrics)).expect("the configuration");
+        let mut command = command(dir.path());
+        command.arg("run").arg("-c").arg(&config);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let mut child = command.spawn().expect("the binary starts");
+        let stdout = collect(child.stdout.take());
+        let stderr = collect(child.stderr.take());
+        Gateway { child, dir, data, admin, metrics, stdout, stderr, ended: None }
+    }
+}
+
+/// A running gateway. Dropping it ends its process, and only that.
+#[derive(Debug)]
+pub struct Gateway {
+    child: Child,
+    dir: TempDir,
+    /// Where clients go.
+    pub data: SocketAddr,
+    /// Where operators go.
+    pub admin: SocketAddr,
+    /// Where Prometheus goes.
+    pub metrics: SocketAddr,
+    stdout: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    ended: Option<ExitStatus>,
+}
+
+impl Gateway {
+    /// Nothing but listeners and wide tiers; upstreams and routes are still to be said.
+    pub fn builder() -> GatewayBuilder {
+        GatewayBuilder {
+            server: String::new(),
+            clients: "identify: [ip]\ndefault_tier: free".to_owned(),
+            tiers: WIDE_TIERS.to_owned(),
+            limits: String::new(),
+            upstreams: String::new(),
+            routes: String::new(),
+            admin: String::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// One route named `all` that sends every path to this upstream, named `main`.
+    pub fn before(upstream: &Upstream) -> GatewayBuilder {
+        Self::builder()
+            .upstream("main", upstream.address())
+            .routes("- {name: all, path: /, upstream: main}")
+    }
+
+    /// A new connection to the data port.
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(self.data)
+    }
+
+    /// GET on the data port, on a connection of its own.
+    #[track_caller]
+    pub fn get(&self, target: &str) -> Reply {
+        self.client().get(target)
+    }
+
+    /// GET on the admin port, on a connection of its own, with the Host an
+    /// operator's client would send.
+    #[track_caller]
+    pub fn admin_get(&self, target: &str) -> Reply {
+        let host = self.admin.to_string();
+        Client::connect(self.admin).get_with(target, &[("Host", &host), ("Connection", "close")])
+    }
+
+    /// The status of GET /ready, where anybody answers.
+    pub fn readiness(&self) -> Option<u16> {
+        let mut client = Client::try_connect(self.admin)?;
+        let request = "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        client.try_send(request).ok()?;
+        client.try_reply().ok()?.map(|reply| reply.status)
+    }
+
+    /// A path beside the configuration, gone when the gateway is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What it wrote to standard output so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.lock().unwrap()).into_owned()
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
+    }
+
+    /// Its resident memory in bytes.
+    #[track_caller]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
+    /// Asks it to drain and stop.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Asks it to stop at once.
+    pub fn interrupt(&self) {
+        self.signal("INT");
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(self.ended.is_none(), "the gateway has ended already");
+        // The shell's own `kill` needs neither a package nor unsafe code.
+        let kill = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").arg("-c").arg(kill).status().expect("sh");
+        assert!(status.success(), "kill -{name}: {status}");
+    }
+
+    /// Whether its process is still there.
+    pub fn is_running(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().expect("own child");
+        }
+        self.ended.is_none()
+    }
+
+    /// Its exit status, if it ends within `deadline`.
+    pub fn exit_within(&mut self, deadline: Duration) -> Option<ExitStatus> {
+        eventually(deadline, || (!self.is_running()).then_some(()))?;
+        self.ended
+    }
+
+    /// Polls until /ready says so; the error holds what it printed.
+    fn ready(mut self) -> Result<Self, String> {
+        let ready = eventually(DEADLINE, || {
+            if !self.is_running() {
+                return Some(false);
+            }
+            (self.readiness() == Some(200)).then_some(true)
+        });
+        // A stranger on the admin port could have answered in its place.
+        match ready {
+            Some(true) if self.is_running() => Ok(self),
+            Some(_) => {
+                Err(format!("the gateway ended at start ({:?}):\n{}", self.ended, self.log()))
+            }
+            None => Err(format!("the gateway was not ready in {DEADLINE:?}:\n{}", self.log())),
+        }
+    }
+
+    fn log(&self) -> String {
+        let config = fs::read_to_string(self.path("tollgate.yaml")).unwrap_or_default();
+        format!("{config}\n--- stdout\n{}\n--- stderr\n{}", self.stdout(), self.stderr())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if self.is_running() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+/// A run of the binary that came to its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// The exit code; none where a signal ended it.
+    pub code: Option<i32>,
+    /// All of standard output.
+    pub stdout: String,
+    /// All of standard error.
+    pub stderr: String,
+}
+
+/// Runs the binary with these arguments in `dir` and waits for its end.
+#[track_caller]
+pub fn run_to_exit(dir: &Path, arguments: &[&str]) -> Finished {
+    let mut child = command(dir).args(arguments).spawn().expect("the binary starts");
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    let status = eventually(DEADLINE, || child.try_wait().expect("own child"));
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let text =
+        |bytes: &Mutex<Vec<u8>>| String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned();
+    // The collecting threads hold a share each until they have seen the end.
+    eventually(DEADLINE, || (Arc::strong_count(&stdout) == 1).then_some(()));
+    eventually(DEADLINE, || (Arc::strong_count(&stderr) == 1).then_some(()));
+    let finished = |code| Finished { code, stdout: text(&stdout), stderr: text(&stderr) };
+    match status {
+        Some(status) => finished(status.code()),
+        None => panic!("tollgate {arguments:?} did not end: {:?}", finished(None)),
+    }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.current_dir(dir).env("RUST_LOG", "info");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Arc<Mutex<Vec<u8>>> {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let (mut pipe, shared) = (pipe.expect("a pipe"), Arc::clone(&bytes));
+    thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(count @ 1..) = pipe.read(&mut piece) {
+            shared.lock().unwrap().extend_from_slice(&piece[..count]);
+        }
+    });
+    bytes
+}
+
+/// Loopback addresses nobody listens on. They are bound together, so they
+/// differ, and never given out twice by one test process.
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    static GIVEN: LazyLock<Mutex<HashSet<SocketAddr>>> = LazyLock::new(Mutex::default);
+    let mut given = GIVEN.lock().unwrap();
+    let mut held = Vec::new();
+    std::array::from_fn(|_| {
+        loop {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+            let address = listener.local_addr().unwrap();
+            held.push(listener);
+            if given.insert(address) {
+                return address;
+            }
+        }
+    })
+}
+
+fn port_taken(why: &str) -> bool {
+    let why = why.to_ascii_lowercase();
+    why.contains("in use") || why.contains("already taken")
+}
+
+/// The text with the least indentation of its lines replaced by two blanks.
+fn indented(text: &str) -> String {
+    let lines = || text.lines().filter(|line| !line.trim().is_empty());
+    let margin = |line: &str| line.len() - line.trim_start().len();
+    let least = lines().map(margin).min().unwrap_or(0);
+    lines().map(|line| format!("  {}\n", &line[least..])).collect()
+}

@@ -1,0 +1,29 @@
+//! The kit of the integration tests: the real binary on loopback ports, an
+//! upstream that records every byte it is sent, and a client that sends exactly
+//! the bytes a test writes. All three speak over plain sockets, because the
+//! requests that matter most here are those no HTTP library would send.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "every test binary compiles the whole kit and uses a part of it"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a kit that fails a test does so by panicking, outside of the test function too"
+)]
+
+mod client;
+mod gateway;
+mod upstream;
+mod wait;
+mod wire;
+
+pub use client::{Client, End, Reply};
+pub use gateway::{Finished, Gateway, GatewayBuilder, free_addresses, run_to_exit};
+pub use upstream::{Answer, Gate, Recorded, Upstream, ok};
+pub use wait::{DEADLINE, eventually, until};
+pub use wire::{Head, Pattern};
