@@ -164,7 +164,7 @@ impl Metrics {
     /// Refusals with 429 so far, over all routes, tiers and policies.
     pub fn rate_limited_total(&self) -> u64 {
         let families = self.rate_limited.collect();
-        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let metrics = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
         metrics.map(|metric| metric.get_counter().value() as u64).sum()
     }
 }

@@ -13,7 +13,7 @@ use crate::policy::rate::{BucketError, TokenBucket};
 use crate::registry::identity::client_ip;
 use crate::registry::{MAX_CLIENT_ID, RegistryFull, Standing, is_client_id};
 use crate::store::key::{Digest, Key, KeyKind};
-use crate::store::limiter::Demand;
+use crate::store::limiter::{Demand, Limiter};
 use crate::store::table::Class;
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, Query, State};
@@ -86,9 +86,10 @@ pub(super) struct LimitChange {
 /// The id is what a header names or what an API key belongs to. The two have buckets of
 /// their own; of each policy the emptier one is shown. An id nobody registered has the
 /// default tier and full buckets. Asking stores nothing.
-#[utoipa::path(get, path = "/clients/{id}", tag = "clients", params(ClientId), responses(
-    (status = 200, description = "The client", body = Client), BadInput,
-))]
+#[utoipa::path(get, path = "/clients/{id}", tag = "clients",
+    operation_id = "client_by_id", params(ClientId),
+    responses((status = 200, description = "The client", body = Client), BadInput),
+)]
 pub(super) async fn by_id(State(app): App, ClientId(id): ClientId) -> Json<Client> {
     Json(client(&app, &id))
 }
@@ -98,7 +99,10 @@ pub(super) async fn by_id(State(app): App, ClientId(id): ClientId) -> Json<Clien
 /// What a client that only its address names meets, and the limits that count by address.
 /// An IPv6 address stands for its prefix of `clients.ipv6_prefix` bits.
 #[utoipa::path(get, path = "/clients", tag = "clients",
-    params(("ip" = String, Query, description = "An IPv4 or IPv6 address", example = "203.0.113.7")),
+    operation_id = "client_by_ip",
+    params(
+        ("ip" = String, Query, description = "IPv4 or IPv6", example = "203.0.113.7"),
+    ),
     responses((status = 200, description = "The client", body = Client), BadInput),
 )]
 pub(super) async fn by_ip(
@@ -120,8 +124,11 @@ pub(super) async fn by_ip(
 
 /// Put a client in a tier
 #[utoipa::path(method(put, post), path = "/clients/{id}/tier", tag = "clients",
-    operation_id = "set_tier", params(ClientId), request_body = TierChange,
-    responses((status = 200, description = "The client as it stands now", body = Client), BadInput, Full),
+    params(ClientId), request_body = TierChange,
+    responses(
+        (status = 200, description = "The client as it stands now", body = Client),
+        BadInput, Full,
+    ),
 )]
 pub(super) async fn set_tier(
     State(app): App,
@@ -140,7 +147,10 @@ pub(super) async fn set_tier(
 /// Give a client a limit of its own instead of its tier's
 #[utoipa::path(put, path = "/clients/{id}/limit", tag = "clients",
     params(ClientId), request_body = LimitChange,
-    responses((status = 200, description = "The client as it stands now", body = Client), BadInput, Full),
+    responses(
+        (status = 200, description = "The client as it stands now", body = Client),
+        BadInput, Full,
+    ),
 )]
 pub(super) async fn set_limit(
     State(app): App,
@@ -174,7 +184,8 @@ pub(super) async fn set_limit(
 /// Take a client's own limit back; its tier's applies again
 ///
 /// A client without one stays as it is.
-#[utoipa::path(delete, path = "/clients/{id}/limit", tag = "clients", params(ClientId), responses(
+#[utoipa::path(delete, path = "/clients/{id}/limit", tag = "clients",
+    params(ClientId), responses(
     (status = 200, description = "The client as it stands now", body = Client), BadInput,
 ))]
 pub(super) async fn remove_limit(State(app): App, ClientId(id): ClientId) -> Json<Client> {
@@ -244,6 +255,40 @@ struct Holders<'a> {
     ip: &'a [Digest],
 }
 
+/// Reads a client's buckets, all at one time.
+struct Reader<'a> {
+    limiter: &'a Limiter,
+    class: Class,
+    now: u64,
+}
+
+impl Reader<'_> {
+    /// The emptiest of the buckets that these holders have under one policy; none for no
+    /// holder.
+    fn read(
+        &self,
+        name: &str,
+        policy: Digest,
+        bucket: &TokenBucket,
+        holders: &[Digest],
+    ) -> Option<ClientLimit> {
+        let standings = holders.iter().map(|&holder| {
+            let key = Key::new(policy, holder);
+            let demand = Demand { policy: 0, key, class: self.class, bucket, cost: 1 };
+            self.limiter.peek(&demand, self.now)
+        });
+        let emptiest =
+            standings.min_by_key(|standing| (standing.tokens, Reverse(standing.wait_ns)))?;
+        Some(ClientLimit {
+            policy: name.to_owned(),
+            tokens_remaining: emptiest.tokens,
+            capacity: emptiest.burst,
+            refill_rate: bucket.rate_per_second(),
+            retry_after_seconds: emptiest.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
+        })
+    }
+}
+
 fn view(
     app: &AdminState,
     generation: &Generation,
@@ -252,27 +297,13 @@ fn view(
     holders: &Holders<'_>,
 ) -> Client {
     let config = &generation.config;
-    let now = clock::now_ns();
     let class = match standing.is_registered {
         true => Class::Registered,
         false => Class::Unregistered,
     };
-    let read = |name: &str, policy: Digest, bucket: &TokenBucket, holders: &[Digest]| {
-        let standings = holders.iter().map(|&holder| {
-            let key = Key::new(policy, holder);
-            app.gateway.limiter.peek(&Demand { policy: 0, key, class, bucket, cost: 1 }, now)
-        });
-        let emptier = standings.min_by_key(|standing| (standing.tokens, Reverse(standing.wait_ns)));
-        emptier.map(|standing| ClientLimit {
-            policy: name.to_owned(),
-            tokens_remaining: standing.tokens,
-            capacity: standing.burst,
-            refill_rate: bucket.rate_per_second(),
-            retry_after_seconds: standing.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
-        })
-    };
-    let tier =
-        read(TIER_POLICY, generation.tier_digest, standing.bucket(&config.tiers), holders.client);
+    let reader = Reader { limiter: &app.gateway.limiter, class, now: clock::now_ns() };
+    let bucket = standing.bucket(&config.tiers);
+    let tier = reader.read(TIER_POLICY, generation.tier_digest, bucket, holders.client);
     let global = config.limits.iter().zip(&generation.limits);
     let routes = config.routes.iter().zip(&generation.routes);
     let own = routes.filter_map(|(config, route)| config.limit.as_ref().zip(route.limit.as_ref()));
@@ -282,7 +313,7 @@ fn view(
             LimitKey::Ip => holders.ip,
             LimitKey::Route | LimitKey::Global | LimitKey::Header(_) => &[],
         };
-        read(&limit.name, policy.digest, &limit.bucket, holders)
+        reader.read(&limit.name, policy.digest, &limit.bucket, holders)
     });
     Client {
         client,

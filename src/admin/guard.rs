@@ -52,7 +52,9 @@ impl Guard {
             return Ok(());
         }
         let host = self.own_host(request).ok_or_else(|| {
-            forbidden("a change must be sent to the listener's own address or a loopback name: Host is another")
+            forbidden(
+                "send changes to the listener's own address or a loopback name; Host is another",
+            )
         })?;
         match self.is_own_origin(request.headers(), &host) {
             true => Ok(()),
@@ -138,8 +140,10 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Host and port; user information has no place in either header.
+/// A host, alone or with a port. User information has no place in either header.
 fn authority(value: &[u8]) -> Option<Authority> {
     let authority = Authority::try_from(value).ok()?;
-    (!authority.as_str().contains('@')).then_some(authority)
+    let is_host_alone = authority.as_str() == authority.host();
+    let has_user = authority.as_str().contains('@');
+    (is_host_alone || authority.port_u16().is_some() && !has_user).then_some(authority)
 }

@@ -53,7 +53,7 @@ struct Latency {
 /// Everything in Prometheus' text format
 ///
 /// The same registry as the listener of `metrics.listen` serves.
-#[utoipa::path(get, path = "/metrics", tag = "metrics", responses(
+#[utoipa::path(get, path = "/metrics", tag = "metrics", operation_id = "metrics", responses(
     (status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain"),
 ))]
 pub(super) async fn text(State(app): App) -> Response {
@@ -68,7 +68,8 @@ pub(super) async fn text(State(app): App) -> Response {
 }
 
 /// All requests since the start, in a few numbers
-#[utoipa::path(get, path = "/metrics/summary", tag = "metrics", responses(
+#[utoipa::path(get, path = "/metrics/summary", tag = "metrics",
+    operation_id = "metrics_summary", responses(
     (status = 200, description = "The summary", body = Summary),
 ))]
 pub(super) async fn summary(State(app): App) -> Json<Summary> {
@@ -111,7 +112,8 @@ fn summarize(total: u64, blocked: u64, failed: u64, (timed, seconds): (u64, f64)
 }
 
 /// Quantiles of how long requests took
-#[utoipa::path(get, path = "/metrics/latency", tag = "metrics", responses(
+#[utoipa::path(get, path = "/metrics/latency", tag = "metrics",
+    operation_id = "metrics_latency", responses(
     (status = 200, description = "The quantiles", body = LatencyReport),
 ))]
 pub(super) async fn latency(State(app): App) -> Json<LatencyReport> {

@@ -22,12 +22,13 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
     info(
         title = "Tollgate admin API",
         description = "Watches and steers a running gateway. When an admin token is set, all but \
-                       /health, /ready and /metrics needs it. Errors are problem details (RFC 9457)."
+                       /health, /ready and /metrics needs it. Errors are problem details \
+                       (RFC 9457)."
     ),
     components(schemas(Problem)),
     tags(
         (name = "health", description = "For orchestrators and load balancers"),
-        (name = "clients", description = "How clients stand, and changes that act on the next request"),
+        (name = "clients", description = "How clients stand, and changes that act at once"),
         (name = "limits", description = "Limits, tiers and the table of buckets"),
         (name = "metrics", description = "Prometheus, and summaries for people"),
         (name = "configuration", description = "What the gateway runs with"),
@@ -44,7 +45,8 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// This document
-#[utoipa::path(get, path = "/openapi.json", tag = "configuration", responses(
+#[utoipa::path(get, path = "/openapi.json", tag = "configuration",
+    operation_id = "openapi", responses(
     (status = 200, description = "The OpenAPI document of the admin API", body = Object),
 ))]
 pub(super) async fn document() -> Response {
@@ -60,8 +62,14 @@ fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi 
     components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
     for (path, item) in &mut document.paths.paths {
         let PathItem { get, put, post, delete, .. } = item;
-        for operation in [get].into_iter().flatten() {
+        if let Some(operation) = get {
             describe(operation, guard::is_public(path), false);
+        }
+        if let (Some(put), Some(post)) = (&*put, &mut *post)
+            && put.operation_id == post.operation_id
+        {
+            // One handler for both; ids must differ all the same.
+            post.operation_id = post.operation_id.take().map(|id| id + "_by_post");
         }
         for operation in [put, post, delete].into_iter().flatten() {
             describe(operation, guard::is_public(path), true);

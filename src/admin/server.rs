@@ -20,20 +20,33 @@ use tower::ServiceExt;
 
 /// Connections served at a time; further ones wait in the kernel.
 const MAX_CONNECTIONS: usize = 256;
-/// For a request's head to arrive, and between requests of one connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request head in bytes.
 const MAX_HEAD: usize = 32 << 10;
-/// After this a connection ends with the answer it is about to get. A client that reads its
-/// answers slowly is not slowed down by anything else.
-const MAX_AGE: Duration = Duration::from_secs(60);
-/// For a connection that was told to end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long what a client still sends is thrown away after the last answer. Closing with
-/// unread bytes would reset the connection, and the answer could be lost with it.
-const LINGER: Duration = Duration::from_secs(2);
 /// A pause when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a client may take for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For a request's head to arrive, and between the requests of a connection.
+    pub(super) head: Duration,
+    /// After this a connection ends with the answer it is about to get. Nothing else bounds
+    /// a client that reads its answers slowly.
+    pub(super) age: Duration,
+    /// For a connection that was told to end.
+    pub(super) close: Duration,
+    /// How long what a client still sends is thrown away after the last answer. Closing with
+    /// unread bytes would reset the connection, and the answer could be lost with it.
+    pub(super) linger: Duration,
+}
+
+/// What [`serve`] allows.
+pub(super) const PATIENCE: Patience = Patience {
+    head: Duration::from_secs(10),
+    age: Duration::from_secs(60),
+    close: Duration::from_secs(5),
+    linger: Duration::from_secs(2),
+};
 
 /// Serves the admin API until `shutdown` turns true (or its sender is gone), then ends as
 /// soon as the requests in flight are answered, after 5 seconds at the latest.
@@ -43,7 +56,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     listener: std::net::TcpListener,
     router: Router,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    serve_patiently(listener, router, shutdown, PATIENCE).await
+}
+
+/// [`serve`] with other bounds than the usual ones.
+pub(super) async fn serve_patiently(
+    listener: std::net::TcpListener,
+    router: Router,
     mut shutdown: watch::Receiver<bool>,
+    patience: Patience,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
@@ -55,7 +78,10 @@ pub async fn serve(
             accepted = accept(&listener, &permits) => {
                 if let Some((stream, permit)) = accepted {
                     let (router, shutdown) = (router.clone(), shutdown.clone());
-                    connections.spawn(connection(stream, router, shutdown, permit));
+                    connections.spawn(async move {
+                        connection(stream, router, shutdown, patience).await;
+                        drop(permit);
+                    });
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -89,38 +115,38 @@ async fn connection(
     stream: TcpStream,
     router: Router,
     mut shutdown: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    patience: Patience,
 ) {
     let service = service_fn(move |request: http::Request<Incoming>| {
         Box::pin(router.clone().oneshot(request.map(Body::new)))
     });
     let mut http = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(patience.head)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = poll_fn(|cx| http.poll_without_shutdown(cx)) => Some(ended),
         () = told(&mut shutdown) => None,
-        () = sleep(MAX_AGE) => None,
+        () = sleep(patience.age) => None,
     };
     match ended {
-        Some(Ok(())) => linger(http.into_parts().io.into_inner()).await,
+        Some(Ok(())) => linger(http.into_parts().io.into_inner(), patience.linger).await,
         Some(Err(error)) => log::debug!("an admin connection ended: {error}"),
         None => {
             Pin::new(&mut http).graceful_shutdown();
             // Late or broken, the connection is dropped.
-            let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| Pin::new(&mut http).poll(cx))).await;
+            let _ = timeout(patience.close, poll_fn(|cx| Pin::new(&mut http).poll(cx))).await;
         }
     }
 }
 
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: TcpStream, linger: Duration) {
     let mut discarded = [0; 4096];
     let drain = async {
         stream.shutdown().await?;
         while stream.read(&mut discarded).await? > 0 {}
         io::Result::Ok(())
     };
-    let _ = timeout(LINGER, drain).await;
+    let _ = timeout(linger, drain).await;
 }
