@@ -283,6 +283,11 @@ impl ShutdownSignalWatch for Stop {
             _ = terminate.recv() => {
                 log::info!("stopping: draining for at most {:?}", self.config.server.grace_period);
                 self.drain();
+                tokio::spawn(async move {
+                    interrupt.recv().await;
+                    log::info!("interrupted: the drain is cut short");
+                    std::process::exit(0);
+                });
                 ShutdownSignal::GracefulTerminate
             }
             _ = interrupt.recv() => {

@@ -58,14 +58,11 @@ fn a_stranger_cannot_claim_an_identity() {
 #[test]
 fn nominating_what_the_gateway_tells_the_upstream_is_refused() {
     let rig = Rig::new();
-    let row = |name: &str| {
-        let head = format!("GET / HTTP/1.1\r\nHost: tollgate.test\r\nConnection: {name}\r\n\r\n");
-        (name.to_owned(), head, 400)
-    };
-    let rows: Vec<_> = ["X-Forwarded-For", "close, X_Forwarded_Host", "Via", "Host", "\"Via\"", ":path"]
-        .map(row)
-        .into();
-    rig.refuses(&rows);
+    let names = ["X-Forwarded-For", "close, X_Forwarded_Host", "Via", "Host", "\"Via\"", ":path"];
+    let rows = names.map(|name| {
+        (name, format!("GET / HTTP/1.1\r\nHost: tollgate.test\r\nConnection: {name}\r\n\r\n"))
+    });
+    rig.refuses(400, &rows);
 }
 
 #[test]
