@@ -10,86 +10,29 @@
 //! A head that fails the check is answered here. Pingora never sees a byte of it and takes
 //! the connection for one that the client closed.
 
+use super::app::Answers;
 use super::body::BodyTracker;
 use super::fault::Fault;
 use super::head::{self, HeadLimits};
-use async_trait::async_trait;
+use super::lingering;
 use bytes::{Buf, Bytes, BytesMut};
-use pingora_core::apps::ServerApp;
-use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType,
-};
-use pingora_core::server::ShutdownWatch;
-use std::io::{self, Cursor, IoSlice};
+use pingora_core::protocols::{IO, SocketDigest, Stream};
+use std::io::{self, Cursor};
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes read at a time while a head is collected.
 const READ_SIZE: usize = 4_096;
 /// Empty lines in front of a request that are skipped (RFC 9112, section 2.2, asks for one).
 const MAX_LEADING_LINES: usize = 2;
-/// How long, and for how many bytes, a refused client may go on sending before the
-/// connection is reset. Without this the reset could overtake the answer.
-const LINGER_TIME: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 1 << 20;
-/// Connections that linger at once; beyond that they are reset.
-const MAX_LINGERING: usize = 1_024;
-
-static LINGERING: AtomicUsize = AtomicUsize::new(0);
-
-/// What the guard reports and how it answers.
-pub trait Answers: Send + Sync + 'static {
-    /// The complete response to a head that is refused; it ends the connection.
-    fn refuse(&self, fault: Fault, peer: Option<&SocketAddr>) -> Bytes;
-    /// A head that passed was refused by the parser all the same.
-    fn parser_refused(&self);
-}
-
-/// Wraps a Pingora application so that it reads through [`GuardedStream`]s.
-pub struct GuardedApp<A> {
-    inner: Arc<A>,
-    limits: HeadLimits,
-    answers: Arc<dyn Answers>,
-}
-
-impl<A> GuardedApp<A> {
-    /// Guards `inner`.
-    pub fn new(inner: A, limits: HeadLimits, answers: Arc<dyn Answers>) -> GuardedApp<A> {
-        GuardedApp { inner: Arc::new(inner), limits, answers }
-    }
-}
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
-    async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let rescue = Rescue::default();
-        let mut next = Some((io, BytesMut::new()));
-        while let Some((io, held)) = next {
-            let guarded =
-                GuardedStream::new(io, held, self.limits, self.answers.clone(), rescue.clone());
-            self.inner.process_new(Box::new(guarded), shutdown).await;
-            next = rescue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        }
-        None
-    }
-
-    async fn cleanup(&self) {
-        self.inner.cleanup().await;
-    }
-}
 
 /// Where a stream that Pingora drops leaves its connection, with what it read ahead, when
 /// the connection is good for another request.
-type Rescue = Arc<Mutex<Option<(Stream, BytesMut)>>>;
+pub(super) type Rescue = Arc<Mutex<Option<(Stream, BytesMut)>>>;
 
 /// What of a request is being read.
 enum Phase {
@@ -107,7 +50,7 @@ enum Phase {
 
 /// A connection that is read message by message.
 pub struct GuardedStream {
-    io: Stream,
+    pub(super) io: Stream,
     phase: Phase,
     /// Read from the connection and not handed on yet.
     held: BytesMut,
@@ -126,7 +69,7 @@ pub struct GuardedStream {
 }
 
 impl GuardedStream {
-    fn new(
+    pub(super) fn new(
         io: Stream,
         held: BytesMut,
         limits: HeadLimits,
@@ -197,10 +140,8 @@ impl GuardedStream {
             }
             self.held.extend_from_slice(fresh);
             buf.set_filled(start);
-        } else if !self.has_end() {
-            if ready!(self.poll_fill(cx))? == 0 {
-                return Poll::Ready(Ok(true));
-            }
+        } else if !self.has_end() && ready!(self.poll_fill(cx))? == 0 {
+            return Poll::Ready(Ok(true));
         }
         self.examine_held();
         Poll::Ready(Ok(false))
@@ -446,36 +387,6 @@ impl AsyncRead for GuardedStream {
     }
 }
 
-impl AsyncWrite for GuardedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 impl Drop for GuardedStream {
     fn drop(&mut self) {
         if *self.is_busy.get_mut() && !*self.is_taken.get_mut() {
@@ -489,71 +400,6 @@ impl Drop for GuardedStream {
         if !self.has_unread_input() {
             return;
         }
-        // Closing now would reset the connection under the answer that was just written.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if LINGERING.fetch_add(1, Ordering::Relaxed) >= MAX_LINGERING {
-            LINGERING.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        runtime.spawn(linger(self.leave_io()));
-    }
-}
-
-async fn linger(mut io: Stream) {
-    let _ = tokio::time::timeout(LINGER_TIME, async {
-        io.shutdown().await;
-        tokio::io::copy(&mut (&mut io).take(LINGER_BYTES), &mut tokio::io::sink()).await
-    })
-    .await;
-    LINGERING.fetch_sub(1, Ordering::Relaxed);
-}
-
-impl std::fmt::Debug for GuardedStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GuardedStream").field("io", &self.io).finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Shutdown for GuardedStream {
-    async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.io).await;
-    }
-}
-
-#[async_trait]
-impl Peek for GuardedStream {}
-
-impl UniqueID for GuardedStream {
-    fn id(&self) -> UniqueIDType {
-        self.io.id()
-    }
-}
-
-impl Ssl for GuardedStream {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.io.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.io.selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for GuardedStream {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for GuardedStream {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.io.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for GuardedStream {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.io.get_socket_digest()
+        lingering::close(self.leave_io());
     }
 }
