@@ -286,9 +286,6 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
-        if let Some(guard) = guard(session) {
-            guard.finish_request();
-        }
         if ctx.is_probe {
             return;
         }

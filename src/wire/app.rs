@@ -5,8 +5,9 @@ use super::guard::{GuardedStream, Rescue};
 use super::head::HeadLimits;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use pingora_core::apps::ServerApp;
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::server::ShutdownWatch;
 use std::sync::{Arc, PoisonError};
@@ -19,7 +20,8 @@ pub trait Answers: Send + Sync + 'static {
     fn parser_refused(&self);
 }
 
-/// Wraps a Pingora application so that it reads through [`GuardedStream`]s.
+/// Wraps a Pingora HTTP application so that it sees checked requests only, and only once
+/// their heads are complete.
 pub struct GuardedApp<A> {
     inner: Arc<A>,
     limits: HeadLimits,
@@ -34,20 +36,54 @@ impl<A> GuardedApp<A> {
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
+    /// Serves a connection request by request: what Pingora does for HTTP/1 as well, with
+    /// the wait between requests in front of it instead of within.
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let rescue = Rescue::default();
-        let mut next = Some((io, BytesMut::new()));
-        while let Some((io, held)) = next {
-            let guarded =
-                GuardedStream::new(io, held, self.limits, self.answers.clone(), rescue.clone());
-            self.inner.process_new(Box::new(guarded), shutdown).await;
-            next = rescue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut stopping = shutdown.clone();
+        let guarded = GuardedStream::new(
+            io,
+            BytesMut::new(),
+            self.limits,
+            self.answers.clone(),
+            rescue.clone(),
+        );
+        let mut next = Some((Box::new(guarded), None));
+        while let Some((mut stream, settings)) = next {
+            let has_request = tokio::select! {
+                biased;
+                has_request = stream.next_request() => has_request,
+                _ = stopping.changed() => false,
+            };
+            if !has_request {
+                return None;
+            }
+            let mut session = ServerSession::new_http1(stream);
+            // The head is here already, so Pingora's own wait for it needs no timer.
+            session.set_keepalive(Some(0));
+            if let Some(settings) = settings {
+                HttpPersistentSettings::apply_to_session(settings, &mut session);
+            }
+            let reused = self.inner.process_new_http(session, shutdown).await;
+            next = match reused.map(ReusedHttpStream::consume) {
+                Some((stream, settings)) => GuardedStream::back(stream).map(|s| (s, settings)),
+                None => self.rescued(&rescue).map(|stream| (stream, None)),
+            };
         }
         None
     }
 
     async fn cleanup(&self) {
-        self.inner.cleanup().await;
+        self.inner.http_cleanup().await;
+    }
+}
+
+impl<A> GuardedApp<A> {
+    /// The connection of a failed attempt, where it is good for another request.
+    fn rescued(&self, rescue: &Rescue) -> Option<Box<GuardedStream>> {
+        let (io, held) = rescue.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let answers = self.answers.clone();
+        Some(Box::new(GuardedStream::new(io, held, self.limits, answers, rescue.clone())))
     }
 }
