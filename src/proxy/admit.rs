@@ -3,22 +3,22 @@
 
 use super::client::{self, Sender};
 use super::context::Context;
+use super::facts::{Facts, Present};
 use super::refusal::Refusal;
 use super::toll::{self, Toll};
-use super::{Proxy, forward, peer_address, trace};
+use super::{Proxy, hops, peer_address, trace};
 use crate::config::Auth;
 use crate::gateway::Generation;
 use crate::policy::path::{self, PathFault};
 use crate::policy::router::{Found, RouteId};
-use http::header;
-use pingora_http::RequestHeader;
+use http::{HeaderValue, Method};
 use pingora_proxy::Session;
 use std::net::IpAddr;
 
 /// What a request that was admitted to the gateway gets.
 pub(super) enum Passage {
-    /// It goes to its upstream.
-    Forward,
+    /// It goes to its upstream; which of its headers need a closer look.
+    Forward(Present),
     /// It asked whether the gateway is ready.
     Probe,
 }
@@ -31,12 +31,14 @@ impl Proxy {
         let generation = ctx.generation.clone();
         let server = &generation.config.server;
         let peer = peer_address(session).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        ctx.trace_id = trace::of_request(&request.headers);
+        let facts = Facts::gather(&request.headers);
+        ctx.trace_id = trace::of_request(facts.trace_id, facts.traceparent);
+        ctx.has_host = facts.host.is_some();
         ctx.is_from_trusted_proxy = client::is_trusted(peer, server);
         let source = client::source_address(peer, &request.headers, &server.trusted_proxies);
         ctx.source = Some(source);
 
-        if forward::nominates_protected(&request.headers) {
+        if facts.has.connection && hops::nominates_protected(&request.headers) {
             return Err(Refusal::Connection);
         }
         let target = std::str::from_utf8(request.raw_path());
@@ -46,11 +48,11 @@ impl Proxy {
             ctx.is_probe = true;
             return Ok(Passage::Probe);
         }
-        if self.pseudonym.has_signed(request) {
+        if facts.has.via && self.pseudonym.has_signed(request) {
             return Err(Refusal::Loop);
         }
-        let route = find_route(&generation, request, &target.path)?;
-        self.enter_route(route, request, &target, ctx)?;
+        let route = find_route(&generation, facts.host, &request.method, &target.path)?;
+        enter_route(&generation, route, facts.content_length, &target, ctx)?;
 
         let needs_key = generation.route_config(route).auth == Auth::Required;
         let sender = Sender { headers: &request.headers, peer, source };
@@ -64,43 +66,42 @@ impl Proxy {
         };
         let charged = toll::charge(&toll, &self.gateway, ctx);
         ctx.identity = Some(caller.identity);
-        charged.map(|()| Passage::Forward)
+        charged.map(|()| Passage::Forward(facts.has))
     }
+}
 
-    /// Notes the route and what it alone decides: deadline, forwarded target, body bound.
-    fn enter_route(
-        &self,
-        route: RouteId,
-        request: &RequestHeader,
-        target: &path::Target<'_>,
-        ctx: &mut Context,
-    ) -> Result<(), Refusal> {
-        let generation = ctx.generation.clone();
-        let config = generation.route_config(route);
-        ctx.route = Some(route);
-        ctx.inflight = Some(generation.route(route).metrics.enter());
-        ctx.deadline = config.timeout.map(|timeout| ctx.started + timeout);
-        if config.strip_prefix.is_some() || !target.is_unchanged() {
-            ctx.target = Some(forwarded_target(target, config.strip_prefix.as_deref()));
+/// Notes the route and what it alone decides: deadline, forwarded target, body bound.
+fn enter_route(
+    generation: &Generation,
+    route: RouteId,
+    content_length: Option<&HeaderValue>,
+    target: &path::Target<'_>,
+    ctx: &mut Context,
+) -> Result<(), Refusal> {
+    let config = generation.route_config(route);
+    ctx.route = Some(route);
+    ctx.inflight = Some(generation.route(route).metrics.enter());
+    ctx.deadline = config.timeout.map(|timeout| ctx.started + timeout);
+    if config.strip_prefix.is_some() || !target.is_unchanged() {
+        ctx.target = Some(forwarded_target(target, config.strip_prefix.as_deref()));
+    }
+    let length = content_length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match config.max_body {
+        Some(max_body) if length.is_some_and(|length| length > max_body) => {
+            Err(Refusal::BodyTooLarge { max_body })
         }
-        let length = request.headers.get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        match config.max_body {
-            Some(max_body) if length.is_some_and(|length| length > max_body) => {
-                Err(Refusal::BodyTooLarge { max_body })
-            }
-            _ => Ok(()),
-        }
+        _ => Ok(()),
     }
 }
 
 fn find_route(
     generation: &Generation,
-    request: &RequestHeader,
+    host: Option<&HeaderValue>,
+    method: &Method,
     path: &str,
 ) -> Result<RouteId, Refusal> {
-    let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    match generation.router.find(without_port(host.unwrap_or_default()), &request.method, path) {
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    match generation.router.find(without_port(host), method, path) {
         Found::Route(id) => Ok(id),
         Found::MethodNotAllowed(methods) => Err(Refusal::Method(methods)),
         Found::Nothing => Err(Refusal::NoRoute),

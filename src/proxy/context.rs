@@ -20,6 +20,8 @@ pub struct Context {
     pub generation: Arc<Generation>,
     /// Its trace id.
     pub trace_id: HeaderValue,
+    /// Whether it named a host.
+    pub has_host: bool,
     /// The route that took it.
     pub route: Option<RouteId>,
     /// Its client, once known.
@@ -73,6 +75,7 @@ impl Context {
             started: Instant::now(),
             generation,
             trace_id: HeaderValue::from_static(""),
+            has_host: false,
             route: None,
             identity: None,
             source: None,

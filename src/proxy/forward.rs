@@ -2,10 +2,11 @@
 //! what the gateway knows.
 
 use super::context::Context;
-use super::trace;
+use super::facts::Present;
+use super::{hops, trace};
 use crate::config::Server;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 use std::fmt::Write;
@@ -13,8 +14,6 @@ use std::net::IpAddr;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Headers that [`prepare`] adds.
@@ -42,9 +41,6 @@ const IDENTITY_NAMES: [&str; 8] = [
     "x-original-url",
     "x-rewrite-url",
 ];
-
-/// Names `Connection` may hold; Pingora refuses a tenth.
-const MAX_NOMINATIONS: usize = 9;
 
 /// The name under which this process signs `Via`.
 pub struct Pseudonym {
@@ -87,14 +83,17 @@ pub struct Origin<'a> {
     pub is_trusted: bool,
     /// The request's trace id.
     pub trace_id: &'a HeaderValue,
+    /// Which headers of the request need a closer look.
+    pub has: Present,
 }
 
 /// Turns a request's headers into those every attempt forwards: without what a client could
 /// forge, with the sender's address and the trace id.
 ///
 /// This is done once, on the request as Pingora holds it, and without Pingora's second map
-/// of header spellings: names go on in lower case (standard ones in title case), as they do
-/// through most gateways, and each attempt copies one map instead of two.
+/// of header spellings: names go on in lower case (the commonest in title case), and each
+/// attempt copies one map instead of two. `Transfer-Encoding` stays, for Pingora frames the
+/// body by it.
 pub fn prepare(
     request: &mut RequestHeader,
     origin: &Origin<'_>,
@@ -105,7 +104,8 @@ pub fn prepare(
     let mut parts: http::request::Parts = std::mem::replace(request, nothing).into();
     let headers = &mut parts.headers;
     headers.reserve(ADDED_HEADERS);
-    strip(headers, origin.is_trusted, &server.strip_headers);
+    hops::strip_request(headers, origin.has, parts.version);
+    strip(headers, origin.has.claims && !origin.is_trusted, &server.strip_headers);
     if let Some(peer) = origin.peer {
         let chain = forwarded_for(headers, origin.is_trusted, peer);
         headers.insert(&X_FORWARDED_FOR, chain);
@@ -123,55 +123,24 @@ pub fn prepare(
     *request = parts.into();
 }
 
-/// Finishes one attempt's request: its target, and what Pingora removed that may go on.
+/// Finishes one attempt's request: its target, and a host where the client named none.
 ///
 /// # Errors
 /// When a header cannot be built, which its checked parts rule out.
-pub fn finish(request: &mut RequestHeader, original: &RequestHeader, ctx: &Context) -> Result<()> {
+pub fn finish(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     if let Some(target) = &ctx.target {
         request.set_raw_path(target.as_bytes())?;
     }
-    if !original.headers.contains_key(header::HOST) {
+    if !ctx.has_host {
         // HTTP/1.0 without Host; the upstream is spoken to in HTTP/1.1.
         let name = ctx.attempt.server.map(|server| server.to_string()).unwrap_or_default();
         request.insert_header("Host", name)?;
     }
-    if wants_trailers(original) && !request.headers.contains_key(header::UPGRADE) {
-        request.insert_header("TE", HeaderValue::from_static("trailers"))?;
-        request.insert_header("Connection", HeaderValue::from_static("te"))?;
-    }
     Ok(())
 }
 
-/// Whether `Connection` names what must not be removed on the way: the host, what the
-/// gateway itself tells the upstream, or no field at all. Pingora refuses most of these too,
-/// but only after the request has been charged and an upstream connected.
-pub fn nominates_protected(headers: &HeaderMap) -> bool {
-    let names = headers.get_all(header::CONNECTION).iter().flat_map(|value| {
-        value
-            .as_bytes()
-            .split(|&b| b == b',')
-            .map(<[u8]>::trim_ascii)
-            .filter(|name| !name.is_empty())
-    });
-    let mut count = 0;
-    names.into_iter().any(|name| {
-        count += 1;
-        match HeaderName::from_bytes(name) {
-            _ if count > MAX_NOMINATIONS || name.contains(&b'"') => true,
-            Ok(name) => {
-                matches!(name, header::HOST | header::VIA)
-                    || name == trace::TRACE_ID
-                    || claims_identity(name.as_str())
-            }
-            Err(_) => true,
-        }
-    })
-}
-
-fn strip(headers: &mut HeaderMap, is_trusted: bool, others: &[HeaderName]) {
-    if !is_trusted {
-        // Nearly always empty, and an empty vector is free.
+fn strip(headers: &mut HeaderMap, has_claims: bool, others: &[HeaderName]) {
+    if has_claims {
         let claims: Vec<HeaderName> =
             headers.keys().filter(|name| claims_identity(name.as_str())).cloned().collect();
         for name in claims {
@@ -184,7 +153,7 @@ fn strip(headers: &mut HeaderMap, is_trusted: bool, others: &[HeaderName]) {
 }
 
 /// Whether a header of this lower-case name claims an identity, however its words are joined.
-fn claims_identity(name: &str) -> bool {
+pub(super) fn claims_identity(name: &str) -> bool {
     // All of them begin with one of these; most headers do not.
     if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b'c' | b's' | b't')) {
         return false;
@@ -215,40 +184,6 @@ fn forwarded_for(headers: &HeaderMap, is_trusted: bool, peer: IpAddr) -> HeaderV
     let _ = write!(chain, "{peer}");
     HeaderValue::from_maybe_shared(Bytes::from(chain))
         .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
-}
-
-fn wants_trailers(request: &RequestHeader) -> bool {
-    let values = request.headers.get_all(header::TE).iter().filter_map(|te| te.to_str().ok());
-    values.flat_map(|te| te.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-}
-
-/// Removes from a response's headers what concerns only the connection to the upstream, and
-/// what the client's protocol version does not know.
-pub fn clean_response(headers: &mut HeaderMap, version: Version) {
-    if headers.contains_key(header::CONNECTION) {
-        let nominated: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-            .filter(|name| {
-                !matches!(
-                    *name,
-                    header::UPGRADE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
-                )
-            })
-            .collect();
-        for name in nominated {
-            headers.remove(name);
-        }
-    }
-    headers.remove(&PROXY_CONNECTION);
-    headers.remove(&KEEP_ALIVE);
-    if version == Version::HTTP_10 {
-        // The end of the connection ends the body.
-        headers.remove(header::TRANSFER_ENCODING);
-    }
 }
 
 #[cfg(test)]

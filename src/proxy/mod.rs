@@ -7,8 +7,10 @@ mod account;
 mod admit;
 pub mod client;
 pub mod context;
+pub mod facts;
 mod failure;
 pub mod forward;
+mod hops;
 pub mod refusal;
 mod respond;
 pub mod toll;
@@ -84,7 +86,7 @@ impl ProxyHttp for Proxy {
             guard.take_request();
         }
         match self.admit(session, ctx) {
-            Ok(Passage::Forward) => {
+            Ok(Passage::Forward(has)) => {
                 if session.is_upgrade_req() {
                     session.set_read_timeout(Some(failure::UPGRADED_IDLE));
                 }
@@ -92,6 +94,7 @@ impl ProxyHttp for Proxy {
                     peer: peer_address(session),
                     is_trusted: ctx.is_from_trusted_proxy,
                     trace_id: &ctx.trace_id,
+                    has,
                 };
                 let server = &ctx.generation.config.server;
                 forward::prepare(session.req_header_mut(), &origin, server, &self.pseudonym);
@@ -142,11 +145,11 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         upstream_request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        forward::finish(upstream_request, session.req_header(), ctx)
+        forward::finish(upstream_request, ctx)
     }
 
     async fn request_body_filter(

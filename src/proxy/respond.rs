@@ -1,7 +1,7 @@
 //! Writing the gateway's own answers, and its headers on everybody's.
 
 use super::context::Context;
-use super::forward::clean_response;
+use super::hops::clean_response;
 use super::refusal::Refusal;
 use super::trace;
 use bytes::Bytes;

@@ -1,31 +1,32 @@
 //! The id that ties a client's request, the upstream's and the log line together.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 /// The header that carries it, in both directions.
 pub static TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest id accepted from a client.
 const MAX_LENGTH: usize = 128;
 
-/// The request's trace id: its `X-Trace-ID` if it has a usable one, else the trace id of
-/// its `traceparent` (W3C Trace Context), else a new one of 32 hexadecimal digits.
-pub fn of_request(headers: &HeaderMap) -> HeaderValue {
-    if let Some(given) = headers.get(&TRACE_ID).filter(|value| is_usable(value.as_bytes())) {
+/// The request's trace id: its `X-Trace-ID` if that is usable, else the trace id of its
+/// `traceparent` (W3C Trace Context), else a new one of 32 hexadecimal digits.
+pub fn of_request(given: Option<&HeaderValue>, parent: Option<&HeaderValue>) -> HeaderValue {
+    if let Some(given) = given.filter(|value| is_usable(value.as_bytes())) {
         return given.clone();
     }
-    let parent = headers.get(&TRACEPARENT).and_then(|value| trace_of_parent(value.as_bytes()));
-    parent.unwrap_or_else(new)
+    parent.and_then(|value| trace_of_parent(value.as_bytes())).unwrap_or_else(new)
 }
 
 /// A new id. Random, not secret: it only has to be different.
 pub fn new() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let random = fastrand::u128(..);
-    let digits: [u8; 32] =
-        std::array::from_fn(|place| DIGITS[(random >> (4 * place)) as usize & 0xf]);
-    HeaderValue::from_bytes(&digits).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    let mut id = [0; 32];
+    let random = fastrand::u128(..).to_le_bytes();
+    for (pair, byte) in id.chunks_exact_mut(2).zip(random) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    }
+    HeaderValue::from_bytes(&id).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// The id as text; empty when it somehow is none.
@@ -60,9 +61,12 @@ mod tests {
     use super::*;
 
     fn id_of(headers: &[(&'static str, &'static str)]) -> String {
-        let headers =
-            headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
-        text(&of_request(&headers.collect())).to_owned()
+        let value = |wanted| {
+            let found = headers.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| HeaderValue::from_static(value))
+        };
+        let (given, parent) = (value("x-trace-id"), value("traceparent"));
+        text(&of_request(given.as_ref(), parent.as_ref())).to_owned()
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod balance;
 use crate::config;
 use crate::metrics::{AttemptMetrics, Metrics};
 use balance::RoundRobin;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -61,5 +61,7 @@ fn peer(address: SocketAddr, timeouts: config::Timeouts) -> HttpPeer {
     peer.options.read_timeout = Some(timeouts.read);
     peer.options.write_timeout = Some(timeouts.write);
     peer.options.idle_timeout = Some(timeouts.idle);
+    // The proxy has removed hop-by-hop headers before the first attempt.
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     peer
 }

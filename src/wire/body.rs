@@ -5,7 +5,7 @@
 //! parsers could read differently is never forwarded.
 
 use super::fault::Fault;
-use super::head::{Framing, split_field};
+use super::head::{Framing, has_control, split_field};
 
 /// Bytes of extensions one chunk may carry. They have no use and a history of abuse.
 const MAX_CHUNK_EXTENSION: usize = 256;
@@ -143,7 +143,7 @@ fn after_trailer(mut line: Vec<u8>, lines: usize, byte: u8) -> Result<Chunks, Fa
         b"" => Ok(Chunks::Done),
         field if lines < MAX_TRAILERS => {
             let (name, _) = split_field(field).map_err(|_| Fault::Trailer)?;
-            if is_forbidden_trailer(name) {
+            if has_control(field) || field.contains(&b'\r') || is_forbidden_trailer(name) {
                 return Err(Fault::Trailer);
             }
             line.clear();

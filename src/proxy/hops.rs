@@ -1,0 +1,121 @@
+//! Headers that concern one connection only (RFC 9110, section 7.6.1) and do not go on.
+//!
+//! Pingora would remove them too, a look-up for each, on every attempt; here the walk that
+//! gathers the facts has told what is there.
+
+use super::facts::{Present, is_hop_by_hop};
+use super::forward::claims_identity;
+use super::trace;
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Fields that `Connection` must not take away.
+const PROTECTED: [HeaderName; 4] =
+    [header::HOST, header::VIA, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// Names `Connection` may hold.
+const MAX_NOMINATIONS: usize = 9;
+
+/// Whether `Connection` names what must not be removed on the way: the host, what the
+/// framing, what the gateway itself tells the upstream, or no field at all.
+pub(super) fn nominates_protected(headers: &HeaderMap) -> bool {
+    let names = headers.get_all(header::CONNECTION).iter().flat_map(|value| {
+        value
+            .as_bytes()
+            .split(|&b| b == b',')
+            .map(<[u8]>::trim_ascii)
+            .filter(|name| !name.is_empty())
+    });
+    let mut count = 0;
+    names.into_iter().any(|name| {
+        count += 1;
+        match HeaderName::from_bytes(name) {
+            _ if count > MAX_NOMINATIONS || name.contains(&b'"') => true,
+            Ok(name) => {
+                PROTECTED.contains(&name)
+                    || name == trace::TRACE_ID
+                    || claims_identity(name.as_str())
+            }
+            Err(_) => true,
+        }
+    })
+}
+
+/// Removes a request's headers for one connection. Of upgrades only the one to WebSocket
+/// goes on, of `TE` only `trailers`.
+pub(super) fn strip_request(headers: &mut HeaderMap, has: Present, version: Version) {
+    let trailers = has.te && wants_trailers(headers);
+    let websocket = has.upgrade && version == Version::HTTP_11 && asks_for_websocket(headers);
+    if has.connection {
+        remove_nominated(headers);
+        headers.remove(header::CONNECTION);
+    }
+    if has.hop_by_hop {
+        let others: Vec<HeaderName> =
+            headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+        for name in others {
+            headers.remove(name);
+        }
+    }
+    if has.te {
+        headers.remove(header::TE);
+    }
+    if has.upgrade {
+        headers.remove(header::UPGRADE);
+    }
+    if websocket {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    } else if trailers {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(header::UPGRADE);
+    upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Removes the fields that `Connection` names, but for those that mean something else here.
+fn remove_nominated(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .filter(|name| *name != header::UPGRADE && !PROTECTED.contains(name))
+        .collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter().filter_map(|te| te.to_str().ok());
+    values.flat_map(|te| te.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Removes from a response's headers what concerns only the connection to the upstream, and
+/// what the client's protocol version does not know.
+pub(super) fn clean_response(headers: &mut HeaderMap, version: Version) {
+    let (mut has_connection, mut has_others) = (false, false);
+    for name in headers.keys() {
+        has_connection |= *name == header::CONNECTION;
+        has_others |= is_hop_by_hop(name);
+    }
+    if has_connection {
+        remove_nominated(headers);
+    }
+    if has_others {
+        headers.remove(&PROXY_CONNECTION);
+        headers.remove(&KEEP_ALIVE);
+    }
+    if version == Version::HTTP_10 {
+        // The end of the connection ends the body.
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+}
