@@ -4,10 +4,12 @@
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::table::{Charge, Class, Place, Table};
 use crate::policy::gcra::{self, Tat};
+use crate::policy::limit::MAX_LIMITS;
 use crate::policy::rate::TokenBucket;
 
-/// The most limits one request can meet; the configuration keeps to it.
-pub const MAX_LIMITS_PER_REQUEST: usize = 16;
+/// The most limits one request can meet: those of the configuration, the client's tier and
+/// the route's own.
+pub const MAX_LIMITS_PER_REQUEST: usize = MAX_LIMITS + 2;
 
 /// One limit that applies to a request.
 #[derive(Debug, Clone, Copy)]
