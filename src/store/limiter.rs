@@ -145,7 +145,9 @@ impl Limiter {
 
     /// How each demand stands, charging nothing.
     pub fn peek(&self, demand: &Demand<'_>, now: u64) -> Standing {
+        // A limit that became smaller leaves a time beyond its own until the next charge cuts it.
         let tat = self.table.peek(demand.key, demand.class, now);
+        let tat = tat.min(now + demand.bucket.capacity_ns());
         let wait_ns = match gcra::ask(demand.bucket, tat, demand.cost, now) {
             gcra::Answer::Admit(_) => Some(0),
             gcra::Answer::Wait(ns) => Some(ns),
