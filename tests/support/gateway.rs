@@ -14,6 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::client::{Client, Reply};
+use super::series::Series;
 use super::upstream::Upstream;
 use super::wait::{DEADLINE, eventually};
 
@@ -34,6 +35,7 @@ pub struct GatewayBuilder {
     upstreams: String,
     routes: String,
     admin: String,
+    limiter: String,
     env: Vec<(String, String)>,
 }
 
@@ -86,6 +88,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// The whole of `limiter`.
+    pub fn limiter(mut self, yaml: &str) -> Self {
+        self.limiter = yaml.to_owned();
+        self
+    }
+
     /// A variable of the gateway's environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -94,12 +102,16 @@ impl GatewayBuilder {
 
     /// The configuration file with these listeners.
     pub fn yaml(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> String {
-        let mut yaml = format!("server:\n  listen: \"{data}\"\n  workers: 1\n");
+        let mut yaml = format!("server:\n  listen: \"{data}\"\n");
+        if !self.server.contains("workers:") {
+            yaml.push_str("  workers: 1\n");
+        }
         yaml.push_str(&indented(&self.server));
         let _ = write!(yaml, "admin:\n  listen: \"{admin}\"\n{}", indented(&self.admin));
         let _ = writeln!(yaml, "metrics:\n  listen: \"{metrics}\"");
         for (key, fragment) in [
             ("clients", &self.clients),
+            ("limiter", &self.limiter),
             ("tiers", &self.tiers),
             ("limits", &self.limits),
             ("upstreams", &self.upstreams),
@@ -169,6 +181,7 @@ impl Gateway {
             upstreams: String::new(),
             routes: String::new(),
             admin: String::new(),
+            limiter: String::new(),
             env: Vec::new(),
         }
     }
@@ -198,6 +211,41 @@ impl Gateway {
     pub fn admin_get(&self, target: &str) -> Reply {
         let host = self.admin.to_string();
         Client::connect(self.admin).get_with(target, &[("Host", &host), ("Connection", "close")])
+    }
+
+    /// Any request on the admin port, on a connection of its own. A body without a
+    /// Content-Type of the test's own is JSON.
+    #[track_caller]
+    pub fn admin_request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        let given = |name: &str| headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
+        let host = self.admin.to_string();
+        let mut all = vec![("Connection", "close")];
+        if !given("host") {
+            all.push(("Host", &host));
+        }
+        if !body.is_empty() && !given("content-type") {
+            all.push(("Content-Type", "application/json"));
+        }
+        all.extend_from_slice(headers);
+        Client::connect(self.admin).request(method, target, &all, body.as_bytes())
+    }
+
+    /// PUT of this JSON on the admin port.
+    #[track_caller]
+    pub fn admin_put(&self, target: &str, body: &str) -> Reply {
+        self.admin_request("PUT", target, &[], body)
+    }
+
+    /// What Prometheus reads from the metrics port.
+    #[track_caller]
+    pub fn series(&self) -> Series {
+        Series::parse(&Client::connect(self.metrics).get("/metrics").text())
     }
 
     /// The status of GET /ready, where anybody answers.

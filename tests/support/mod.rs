@@ -18,12 +18,14 @@
 
 mod client;
 mod gateway;
+mod series;
 mod upstream;
 mod wait;
 mod wire;
 
 pub use client::{Client, End, Reply};
 pub use gateway::{Finished, Gateway, GatewayBuilder, free_addresses, run_to_exit};
+pub use series::Series;
 pub use upstream::{Answer, Gate, Recorded, Upstream, ok};
 pub use wait::{DEADLINE, eventually, until};
 pub use wire::{Head, Pattern};
