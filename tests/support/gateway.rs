@@ -248,6 +248,19 @@ impl Gateway {
         Series::parse(&Client::connect(self.metrics).get("/metrics").text())
     }
 
+    /// What Prometheus reads once this sample has this value: a request is counted
+    /// when all of it is over, a moment after its answer.
+    #[track_caller]
+    pub fn series_once(&self, sample: &str, value: f64) -> Series {
+        let mut last = Series::default();
+        let found = eventually(DEADLINE, || {
+            last = self.series();
+            ((last.value(sample) - value).abs() < 1e-9).then_some(())
+        });
+        assert!(found.is_some(), "{sample} is {}, not {value}", last.value(sample));
+        last
+    }
+
     /// The status of GET /ready, where anybody answers.
     pub fn readiness(&self) -> Option<u16> {
         let mut client = Client::try_connect(self.admin)?;
