@@ -12,8 +12,8 @@ use crate::proxy::refusal::{self, Refusal};
 use crate::proxy::{self, Proxy, trace};
 use crate::store::key::KeyHasher;
 use crate::telemetry::access_log::{AccessLog, Entry};
+use crate::wire::app::{Answers, GuardedApp};
 use crate::wire::fault::Fault;
-use crate::wire::guard::{Answers, GuardedApp};
 use crate::wire::head::HeadLimits;
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
@@ -254,7 +254,7 @@ impl Refuser {
     fn account(&self, status: StatusCode, trace_id: &str, peer: Option<&PeerAddress>) {
         self.gateway.generation().no_route.count(status.as_u16());
         if let Some(log) = &self.access_log {
-            let client_ip = peer.and_then(|peer| peer.as_inet()).map(|peer| peer.ip());
+            let client_ip = peer.and_then(|peer| peer.as_inet()).map(SocketAddr::ip);
             log.record(&Entry::unread(trace_id, client_ip, status.as_u16()));
         }
     }

@@ -6,6 +6,7 @@
 
 use histogram::AtomicHistogram;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -152,7 +153,7 @@ impl Metrics {
     /// Requests answered so far, as (status, count) for each route.
     pub fn requests_by_status(&self) -> Vec<(u16, u64)> {
         let families = self.requests.collect();
-        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let metrics = families.iter().flat_map(MetricFamily::get_metric);
         metrics
             .filter_map(|metric| {
                 let label = metric.get_label().iter().find(|label| label.name() == "status")?;
@@ -164,7 +165,7 @@ impl Metrics {
     /// Refusals with 429 so far, over all routes, tiers and policies.
     pub fn rate_limited_total(&self) -> u64 {
         let families = self.rate_limited.collect();
-        let metrics = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
+        let metrics = families.iter().flat_map(MetricFamily::get_metric);
         metrics.map(|metric| metric.get_counter().value() as u64).sum()
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::raw::{self, Field, Section, Unique};
+use super::keys;
+use super::raw::{Field, Section, Unique};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::server::networks;
 use super::value;
@@ -168,7 +169,7 @@ fn identifier(field: &Field<'_>, report: &mut Report) -> Option<Identifier> {
             }
         };
     }
-    let section = field.section(report, &raw::IDENTIFIER)?;
+    let section = field.section(report, &keys::IDENTIFIER)?;
     let from = section.get("from").map(|field| networks(field, report)).unwrap_or_default();
     let name = section.require("header", report, "header: X-Client-ID")?;
     let name = name.read(report, "a header name", value::header)?;
@@ -190,7 +191,7 @@ fn known_clients(field: &Field<'_>, tiers: &Tiers, report: &mut Report) -> Vec<K
         let mut client = KnownClient { id: id.into(), tier: None, api_keys: Vec::new() };
         // A client with nothing beside its name is one that is known and has the default tier.
         if field.node.kind != super::yaml::Kind::Null
-            && let Some(section) = field.section(report, &raw::KNOWN_CLIENT)
+            && let Some(section) = field.section(report, &keys::KNOWN_CLIENT)
         {
             let tier = section.get("tier");
             client.tier = tier.and_then(|field| read_tier(field, tiers, report));

@@ -1,6 +1,7 @@
 //! `tiers` and `limits`: how much passes.
 
-use super::raw::{self, Field, Keys, Section, Unique, word};
+use super::keys::{self, Keys};
+use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::value;
 use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS};
@@ -23,7 +24,7 @@ pub(super) fn read_tiers(
     for (name, field) in entries.unwrap_or_default() {
         check_name(name, &field, report);
         unique.claim("the tier (in any case)", &name.to_ascii_lowercase(), &field, report);
-        let section = field.section(report, &raw::TIER);
+        let section = field.section(report, &keys::TIER);
         let Some(bucket) = section.and_then(|section| bucket(&section, report)) else {
             // It stays without a bucket of its own; its name is good enough to refer to.
             if standard.find(name).is_none()
@@ -42,7 +43,7 @@ pub(super) fn read_tiers(
     let name = default.and_then(|field| default_tier(field, &tiers, report));
     Tiers::new(tiers, name.unwrap_or(DEFAULT_TIER)).unwrap_or_else(|error| {
         // The checks above leave nothing that could be refused here but what they reported.
-        report.error("tiers", field.map(|field| field.node.line), error.to_string());
+        report.error("tiers", field.map(|field| field.line), error.to_string());
         standard
     })
 }
@@ -100,7 +101,7 @@ pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec
     let mut unique = Unique::default();
     let mut limits = Vec::new();
     for field in field.list(report, MAX_LIMITS) {
-        let Some(section) = field.section(report, &raw::LIMIT) else { continue };
+        let Some(section) = field.section(report, &keys::LIMIT) else { continue };
         let name = section.require("name", report, "name: per-ip").and_then(|field| {
             let name = field.read(report, "a name", |text| value::name(text).map(str::to_owned))?;
             unique.claim("the name", &name, field, report);
@@ -120,7 +121,7 @@ pub(super) fn read_route_limit(
     route: &str,
     report: &mut Report,
 ) -> Option<Limit> {
-    const KEYS: &Keys = &raw::ROUTE_LIMIT;
+    const KEYS: &Keys = &keys::ROUTE_LIMIT;
     let section = field.section(report, KEYS)?;
     limit(&section, &format!("route:{route}"), report)
 }
@@ -148,7 +149,7 @@ fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Option<Limit
 
 fn limit_key(field: &Field<'_>, report: &mut Report) -> Option<LimitKey> {
     if matches!(field.node.kind, super::yaml::Kind::Map(_)) {
-        let section = field.section(report, &raw::LIMIT_KEY)?;
+        let section = field.section(report, &keys::LIMIT_KEY)?;
         let header = section.require("header", report, "header: X-Tenant")?;
         return header.read(report, "a header name", value::header).map(LimitKey::Header);
     }

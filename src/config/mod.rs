@@ -8,6 +8,7 @@ mod clients;
 mod effective;
 mod expand;
 mod host;
+mod keys;
 mod limits;
 mod path;
 mod raw;
@@ -152,13 +153,13 @@ pub fn parse(
 /// Checks section by section. With errors the result is in part made of defaults, there to find
 /// the errors of what refers to it.
 fn check(root: &Field<'_>, report: &mut Report) -> Option<Config> {
-    let root = root.section(report, &raw::FILE)?;
+    let root = root.section(report, &keys::FILE)?;
     let server = Server::read(root.get("server"), report);
     let admin = Admin::read(root.get("admin"), report);
     let metrics = Metrics::read(root.get("metrics"), report);
     server::check_listeners(&server, &admin, &metrics, &root, report);
     let limiter = Limiter::read(root.get("limiter"), report);
-    let clients = root.get("clients").and_then(|field| field.section(report, &raw::CLIENTS));
+    let clients = root.get("clients").and_then(|field| field.section(report, &keys::CLIENTS));
     let default_tier = clients.as_ref().and_then(|section| section.get("default_tier"));
     let tiers = limits::read_tiers(root.get("tiers"), default_tier, report);
     let clients = Clients::read(clients.as_ref(), &tiers, report);

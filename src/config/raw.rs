@@ -1,130 +1,34 @@
-//! What a file may say, and typed reading of what it does say.
+//! Typed reading of what a file says.
 //!
-//! The tables name every key there is, section by section; a key that is in none of them is an
-//! error. [`Field`] and [`Section`] read values by key path and report instead of failing, so a
-//! check is a plain list of "read this, or its default" and all errors of a file come at once.
+//! [`Field`] and [`Section`] read values by key path and report instead of failing, so a check is a
+//! plain list of "read this, or its default" and all errors of a file come at once.
 
 use std::collections::HashMap;
 
+use super::keys::{Keys, LATER_ANYWHERE};
 use super::report::{Report, did_you_mean, one_of, quote};
-use super::yaml::{Kind, Node};
+use super::yaml::{Entry, Kind, Node};
 
-/// The keys of one kind of section.
-#[derive(Debug)]
-pub(super) struct Keys {
-    /// Keys that can be used.
-    pub(super) known: &'static [&'static str],
-    /// Keys whose subject does not exist yet; refused by name, so that nobody believes that a
-    /// protection is on.
-    pub(super) later: &'static [&'static str],
-}
-
-/// Keys whose subject does not exist yet, wherever they stand.
-const LATER_ANYWHERE: &[&str] =
-    &["tls", "h2c", "proxy_protocol", "jwt", "mtls", "upstream_tls", "cache", "grpc", "dashboard"];
-
-pub(super) const FILE: Keys = Keys {
-    known: &[
-        "server",
-        "admin",
-        "metrics",
-        "clients",
-        "limiter",
-        "tiers",
-        "limits",
-        "upstreams",
-        "routes",
-    ],
-    later: &["state_dir", "redis"],
-};
-pub(super) const SERVER: Keys = Keys {
-    known: &[
-        "listen",
-        "workers",
-        "trusted_proxies",
-        "grace_period",
-        "health_path",
-        "strip_headers",
-        "max_head",
-        "max_headers",
-        "max_uri",
-        "access_log",
-        "x_ratelimit_headers",
-    ],
-    later: &[
-        "max_connections",
-        "max_connections_per_ip",
-        "max_requests_per_connection",
-        "reload_watch",
-        "watch_file",
-        "header_timeout",
-        "min_body_rate",
-        "idle_timeout",
-        "upgrade_socket",
-    ],
-};
-pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };
-pub(super) const ADMIN: Keys = Keys { known: &["listen", "token"], later: &[] };
-pub(super) const METRICS: Keys = Keys { known: &["listen"], later: &[] };
-pub(super) const CLIENTS: Keys = Keys {
-    known: &["identify", "default_tier", "ipv6_prefix", "known", "api_key_header"],
-    later: &[],
-};
-pub(super) const IDENTIFIER: Keys = Keys { known: &["header", "from"], later: &[] };
-pub(super) const KNOWN_CLIENT: Keys = Keys { known: &["tier", "api_keys"], later: &[] };
-pub(super) const LIMITER: Keys = Keys { known: &["slots"], later: &[] };
-pub(super) const TIER: Keys = Keys { known: &["rate", "burst"], later: &["concurrency"] };
-const LIMIT_LATER: &[&str] = &["quota", "on_store_failure", "shadow", "max_delay"];
-pub(super) const LIMIT: Keys = Keys {
-    known: &["name", "key", "rate", "burst", "algorithm", "store", "cost"],
-    later: LIMIT_LATER,
-};
-pub(super) const ROUTE_LIMIT: Keys =
-    Keys { known: &["key", "rate", "burst", "algorithm", "store", "cost"], later: LIMIT_LATER };
-pub(super) const LIMIT_KEY: Keys = Keys { known: &["header"], later: &[] };
-pub(super) const UPSTREAM: Keys = Keys {
-    known: &["servers", "balance", "timeouts"],
-    later: &["concurrency", "health_check", "breaker"],
-};
-pub(super) const UPSTREAM_SERVER: Keys = Keys { known: &["address", "weight"], later: &[] };
-pub(super) const TIMEOUTS: Keys = Keys { known: &["connect", "read", "write", "idle"], later: &[] };
-pub(super) const ROUTE: Keys = Keys {
-    known: &[
-        "name",
-        "path",
-        "hosts",
-        "methods",
-        "upstream",
-        "strip_prefix",
-        "timeout",
-        "cost",
-        "limit",
-        "max_body",
-        "auth",
-    ],
-    later: &["retry", "breaker"],
-};
-pub(super) const PATH: Keys = Keys { known: &["exact", "prefix", "pattern"], later: &[] };
-
-/// A value and the key path that leads to it.
+/// A value, the key path that leads to it, and the line of its key.
 #[derive(Debug, Clone)]
 pub(super) struct Field<'a> {
     pub(super) node: &'a Node,
     pub(super) path: String,
+    pub(super) line: usize,
 }
 
 impl<'a> Field<'a> {
     /// The whole document.
     pub(super) fn root(node: &'a Node) -> Self {
-        Self { node, path: String::new() }
+        Self { node, path: String::new(), line: node.line }
     }
 
     pub(super) fn error(&self, report: &mut Report, message: impl Into<String>) {
-        report.error(&self.path, Some(self.node.line), message);
+        report.error(&self.path, Some(self.line), message);
     }
 
     pub(super) fn warn(&self, report: &mut Report, message: impl Into<String>) {
-        report.warn(&self.path, Some(self.node.line), message);
+        report.warn(&self.path, Some(self.line), message);
     }
 
     /// The value as text, when it is a single one.
@@ -205,7 +109,7 @@ impl<'a> Field<'a> {
         let mut first_lines = HashMap::with_capacity(entries.len());
         let mut fields = Vec::with_capacity(entries.len());
         for entry in entries {
-            let field = self.child(&entry.key, &entry.value);
+            let field = self.child(entry);
             match first_lines.insert(entry.key.as_str(), entry.line) {
                 None => fields.push((entry.key.as_str(), field)),
                 Some(first) => report.error(
@@ -225,11 +129,11 @@ impl<'a> Field<'a> {
         fields.retain(|(key, field)| {
             let known = keys.known.contains(key);
             if !known {
-                report.error(&field.path, Some(field.node.line), unknown_key(key, keys));
+                report.error(&field.path, Some(field.line), unknown_key(key, keys));
             }
             known
         });
-        Some(Section { path: self.path.clone(), line: self.node.line, empty, fields })
+        Some(Section { path: self.path.clone(), line: self.line, empty, fields })
     }
 
     fn bound(&self, report: &mut Report, count: usize, max: usize) {
@@ -239,15 +143,15 @@ impl<'a> Field<'a> {
     }
 
     fn item(&self, index: usize, node: &'a Node) -> Field<'a> {
-        Field { node, path: format!("{}[{index}]", self.path) }
+        Field { node, path: format!("{}[{index}]", self.path), line: node.line }
     }
 
-    fn child(&self, key: &str, node: &'a Node) -> Field<'a> {
+    fn child(&self, entry: &'a Entry) -> Field<'a> {
         let dot = if self.path.is_empty() { "" } else { "." };
         // A key is the file's own text: bounded and escaped like any value that is repeated.
-        let plain = key.len() <= 64 && key.bytes().all(|b| b.is_ascii_graphic());
-        let key = if plain { key.to_owned() } else { quote(key) };
-        Field { node, path: format!("{}{dot}{key}", self.path) }
+        let plain = entry.key.len() <= 64 && entry.key.bytes().all(|b| b.is_ascii_graphic());
+        let key = if plain { entry.key.clone() } else { quote(&entry.key) };
+        Field { node: &entry.value, path: format!("{}{dot}{key}", self.path), line: entry.line }
     }
 }
 
@@ -344,7 +248,7 @@ impl Unique {
             field.error(report, message);
             return;
         }
-        self.first_lines.insert(value.to_owned(), field.node.line);
+        self.first_lines.insert(value.to_owned(), field.line);
     }
 }
 
@@ -360,45 +264,4 @@ pub(super) fn word<T: Copy>(text: &str, known: &[(&str, T)], later: &[&str]) -> 
     let names = || known.iter().map(|&(name, _)| name);
     let suggestion = did_you_mean(text, names());
     Err(format!("{} is not one of {}{suggestion}", quote(text), one_of(names())))
-}
-
-#[cfg(test)]
-pub(super) const ALL_KEYS: [&Keys; 18] = [
-    &FILE,
-    &SERVER,
-    &ACCESS_LOG,
-    &ADMIN,
-    &METRICS,
-    &CLIENTS,
-    &IDENTIFIER,
-    &KNOWN_CLIENT,
-    &LIMITER,
-    &TIER,
-    &LIMIT,
-    &ROUTE_LIMIT,
-    &LIMIT_KEY,
-    &UPSTREAM,
-    &UPSTREAM_SERVER,
-    &TIMEOUTS,
-    &ROUTE,
-    &PATH,
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_key_is_in_the_reference() {
-        let reference = include_str!("../../docs/CONFIG.md");
-        let named = |key: &str| reference.contains(&format!("`{key}`"));
-        for keys in ALL_KEYS {
-            for key in keys.known.iter().chain(keys.later) {
-                assert!(named(key), "docs/CONFIG.md does not name `{key}`");
-            }
-        }
-        for key in LATER_ANYWHERE {
-            assert!(named(key), "docs/CONFIG.md does not name `{key}`");
-        }
-    }
 }

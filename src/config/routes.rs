@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::keys;
 use super::limits::{check_name, read_route_limit};
-use super::raw::{self, Field, Section, Unique, word};
+use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::upstreams::Upstream;
 use super::yaml::Kind;
@@ -119,7 +120,7 @@ pub(super) fn read(
     let mut unique = Unique::default();
     let mut routes = Vec::new();
     for field in field.list(report, MAX_ROUTES) {
-        if let Some(section) = field.section(report, &raw::ROUTE) {
+        if let Some(section) = field.section(report, &keys::ROUTE) {
             routes.extend(route(&section, &indices, &mut unique, report));
         }
     }
@@ -179,7 +180,7 @@ fn path_match(field: &Field<'_>, report: &mut Report) -> Option<PathMatch> {
     if !matches!(field.node.kind, Kind::Map(_)) {
         return field.read(report, expected, path::prefix).map(PathMatch::Prefix);
     }
-    let section = field.section(report, &raw::PATH)?;
+    let section = field.section(report, &keys::PATH)?;
     let (key, field) = section.only(report)?;
     match key {
         "exact" => field.read(report, expected, path::literal).map(PathMatch::Exact),

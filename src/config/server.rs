@@ -8,8 +8,9 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::keys;
 use super::path;
-use super::raw::{self, Field, Section, Unique};
+use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, quote};
 use super::value;
 
@@ -167,7 +168,7 @@ const SLOTS: (u64, u64) = (1 << 10, 1 << 30);
 impl Server {
     pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
         let mut server = Self::default();
-        let Some(section) = field.and_then(|field| field.section(report, &raw::SERVER)) else {
+        let Some(section) = field.and_then(|field| field.section(report, &keys::SERVER)) else {
             return server;
         };
         read_listen(&section, report, &mut server.listen);
@@ -261,13 +262,13 @@ fn read_bounds(section: &Section<'_>, report: &mut Report, server: &mut Server) 
 fn access_log(field: &Field<'_>, report: &mut Report) -> Option<AccessLog> {
     if field.scalar().is_some() {
         let known = [("none", None), ("stdout", Some(AccessLogFormat::Json))];
-        let word = field.read(report, "", |text| raw::word(text, &known, &[]))?;
+        let word = field.read(report, "", |text| word(text, &known, &[]))?;
         return Some(word.map_or(AccessLog::None, |format| AccessLog::Stdout { format }));
     }
-    let section = field.section(report, &raw::ACCESS_LOG)?;
+    let section = field.section(report, &keys::ACCESS_LOG)?;
     let known = [("json", AccessLogFormat::Json), ("combined", AccessLogFormat::Combined)];
     let format = section
-        .value("format", report, "json or combined", |text| raw::word(text, &known, &[]))
+        .value("format", report, "json or combined", |text| word(text, &known, &[]))
         .unwrap_or(AccessLogFormat::Json);
     let file = section.require("file", report, "file: /var/log/tollgate/access.log")?;
     let path = file.read(report, "a file's path", |text| {
@@ -282,7 +283,7 @@ fn access_log(field: &Field<'_>, report: &mut Report) -> Option<AccessLog> {
 impl Admin {
     pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
         let mut admin = Self::default();
-        let Some(section) = field.and_then(|field| field.section(report, &raw::ADMIN)) else {
+        let Some(section) = field.and_then(|field| field.section(report, &keys::ADMIN)) else {
             return admin;
         };
         let listen = section.get("listen");
@@ -319,7 +320,7 @@ impl Admin {
 impl Metrics {
     pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
         let mut metrics = Self::default();
-        if let Some(section) = field.and_then(|field| field.section(report, &raw::METRICS)) {
+        if let Some(section) = field.and_then(|field| field.section(report, &keys::METRICS)) {
             let listen = section.get("listen").and_then(|field| address(field, report));
             set(&mut metrics.listen, listen);
         }
@@ -330,7 +331,7 @@ impl Metrics {
 impl Limiter {
     pub(super) fn read(field: Option<&Field<'_>>, report: &mut Report) -> Self {
         let mut limiter = Self::default();
-        let Some(section) = field.and_then(|field| field.section(report, &raw::LIMITER)) else {
+        let Some(section) = field.and_then(|field| field.section(report, &keys::LIMITER)) else {
             return limiter;
         };
         let Some(field) = section.get("slots") else { return limiter };
@@ -363,7 +364,7 @@ pub(super) fn check_listeners(
         if let Some((other_owner, other)) = taken {
             // The one that is written is the one to change; either may be a default.
             let section = root.get(owner).or_else(|| root.get(other_owner));
-            let line = section.map(|field| field.node.line);
+            let line = section.map(|field| field.line);
             let message = format!(
                 "{address} and {other_owner}.listen {other} are one port; choose another port"
             );

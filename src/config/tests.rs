@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method};
+use proptest::prelude::*;
 
 use super::*;
 use crate::policy::limit::{LimitCost, LimitKey};
@@ -234,6 +235,8 @@ fn a_document_of_the_wrong_shape_is_refused() {
         ("server: {workers: [1]}", "server.workers: expected a number, found a list"),
         ("routes: {a: 1}", "routes: expected a list, found a mapping"),
         ("limits: [5]", "limits[0]: expected a mapping"),
+        ("server:\n  tls:\n    cert: x", "line 2: server.tls: tls is not available yet"),
+        ("upstreams:\n  u:\n    balance: round_robin", "line 2: upstreams.u: servers is missing"),
         ("server: {workers: 1}\nserver: {workers: 2}", "line 2: server: this key is written twice"),
         ("server: {\"a b\": 1}", "server.\"a b\": there is no key"),
     ]);
@@ -484,4 +487,27 @@ fn ten_thousand_routes_are_checked_in_a_moment() {
     // And so are ten thousand mistakes.
     let errors = errors(&text.replace("upstream: u", "upstream: v"));
     assert_eq!(errors.len(), 1_001);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[-a&*!|>%@#?:,~'\"{}\\[\\]$ \\n\\t\\r\u{feff}\u{0}\u{85}é0-9]{0,60}") {
+        let _ = parse(&text, &no_env);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_or_another_configuration_and_never_a_panic(
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..20, "[-a&*{}\\[\\]:, \n]{0,3}"), 1..4)
+    ) {
+        let mut text = include_str!("tests/every_key.yaml").to_owned();
+        for (at, length, instead) in cuts {
+            let at = at.index(text.len());
+            let end = (at + length).min(text.len());
+            text.replace_range(at..end, &instead);
+        }
+        match parse(&text, &no_env) {
+            Ok((config, _)) => prop_assert!(effective(&config).is_object()),
+            Err(errors) => prop_assert!(!errors.is_empty()),
+        }
+    }
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::raw::{self, Field, Section, Unique, word};
+use super::keys;
+use super::raw::{Field, Section, Unique, word};
 use super::report::Report;
 use super::value;
 
@@ -86,14 +87,14 @@ fn upstream(name: &str, field: &Field<'_>, report: &mut Report) -> Upstream {
         balance: Balance::RoundRobin,
         timeouts: Timeouts::default(),
     };
-    let Some(section) = field.section(report, &raw::UPSTREAM) else { return upstream };
+    let Some(section) = field.section(report, &keys::UPSTREAM) else { return upstream };
     if let Some(field) = section.require("servers", report, "servers: [127.0.0.1:9001]") {
         upstream.servers = servers(field, report);
     }
     if let Some(field) = section.get("balance") {
         check_balance(field, report);
     }
-    let timeouts = section.get("timeouts").and_then(|f| f.section(report, &raw::TIMEOUTS));
+    let timeouts = section.get("timeouts").and_then(|f| f.section(report, &keys::TIMEOUTS));
     if let Some(section) = timeouts {
         upstream.timeouts = read_timeouts(&section, report);
     }
@@ -137,7 +138,7 @@ fn server(field: &Field<'_>, report: &mut Report) -> Option<UpstreamServer> {
         let address = field.read(report, expected, value::socket_address)?;
         return routable(field, report, UpstreamServer { address, weight: 1 });
     }
-    let section = field.section(report, &raw::UPSTREAM_SERVER)?;
+    let section = field.section(report, &keys::UPSTREAM_SERVER)?;
     let weight = section.value("weight", report, "a number", |t| value::integer(t, 1..=1_000));
     let field = section.require("address", report, "address: 127.0.0.1:9001")?;
     let address = field.read(report, expected, value::socket_address)?;

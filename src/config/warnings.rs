@@ -44,11 +44,11 @@ impl<'a> Places<'a> {
             return (format!("routes[{index}]"), None);
         };
         let Kind::Map(entries) = &field.node.kind else {
-            return (field.path.clone(), Some(field.node.line));
+            return (field.path.clone(), Some(field.line));
         };
         match entries.iter().find(|entry| entry.key == key) {
             Some(entry) => (format!("{}.{key}", field.path), Some(entry.line)),
-            None => (field.path.clone(), Some(field.node.line)),
+            None => (field.path.clone(), Some(field.line)),
         }
     }
 }
@@ -69,7 +69,7 @@ fn claimed_identity(config: &Config, root: &Section<'_>, report: &mut Report) {
         Some((&client.id, &tiers.get(tier).name))
     });
     let Some((client, tier)) = above else { return };
-    let line = root.get("clients").map(|field| field.node.line);
+    let line = root.get("clients").map(|field| field.line);
     let message = format!(
         "whoever reaches {reachable} can send {header}: {client} and get the tier {tier}; say with \
          from: [CIDR] which peers may assert the header, or name clients by api_key"

@@ -115,7 +115,7 @@ fn rewrite(path: &[u8]) -> Result<String, PathFault> {
             byte if is_path(byte) => out.push(char::from(byte)),
             // Not allowed by the grammar, yet clients send them; one way to write them.
             b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' => {
-                encode(&mut out, byte)
+                encode(&mut out, byte);
             }
             _ => return Err(PathFault::BadCharacter),
         }

@@ -3,30 +3,31 @@
 //! Each phase gathers facts, asks a policy, and applies the answer. What the gateway
 //! answers by itself comes from one table, [`refusal`].
 
+mod account;
+mod admit;
 pub mod client;
 pub mod context;
+mod failure;
 pub mod forward;
 pub mod refusal;
 mod respond;
 pub mod toll;
 pub mod trace;
 
-use crate::gateway::{Gateway, Generation};
+use crate::gateway::Gateway;
 use crate::metrics::AttemptOutcome;
-use crate::policy::path::{self, PathFault};
-use crate::policy::router::{Found, RouteId};
-use crate::telemetry::access_log::{AccessLog, Entry};
+use crate::telemetry::access_log::AccessLog;
 use crate::wire::guard::GuardedStream;
+use admit::Passage;
 use async_trait::async_trait;
 use bytes::Bytes;
-use client::Sender;
 use context::Context;
+use failure::{give_up, limit_timeouts, outcome_of, refusal_of};
 use forward::Pseudonym;
-use http::{StatusCode, Version, header};
+use http::StatusCode;
 use pingora_core::modules::http::HttpModules;
-use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::{HttpPeer, PeerOptions};
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use refusal::Refusal;
@@ -34,14 +35,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use toll::Toll;
 
 /// Attempts Pingora may make for one request: the first, and two more where a pooled
 /// connection turns out to have been closed by the upstream before anything was sent.
 pub const MAX_ATTEMPTS: usize = 3;
-
-/// How long either side of an upgraded connection may be silent.
-const UPGRADED_IDLE: Duration = Duration::from_secs(3_600);
 
 /// The status in log and metrics of a client that went away before an answer.
 const CLIENT_GONE: u16 = 499;
@@ -53,87 +50,10 @@ pub struct Proxy {
     pseudonym: Pseudonym,
 }
 
-/// What a request that was admitted to the gateway gets.
-enum Passage {
-    /// It goes to its upstream.
-    Forward,
-    /// It asked whether the gateway is ready.
-    Probe,
-}
-
 impl Proxy {
     /// A proxy for `gateway`.
     pub fn new(gateway: Arc<Gateway>, access_log: Option<AccessLog>) -> Proxy {
         Proxy { gateway, access_log, pseudonym: Pseudonym::random() }
-    }
-
-    /// Everything that is decided before an upstream is asked, in the order of the contract:
-    /// path, route, client, limits.
-    fn admit(&self, session: &Session, ctx: &mut Context) -> Result<Passage, Refusal> {
-        let request = session.req_header();
-        let generation = ctx.generation.clone();
-        let server = &generation.config.server;
-        let peer = peer_address(session).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        ctx.trace_id = trace::of_request(&request.headers);
-        ctx.is_from_trusted_proxy = client::is_trusted(peer, server);
-        let source = client::source_address(peer, &request.headers, &server.trusted_proxies);
-        ctx.source = Some(source);
-
-        if forward::nominates_protected(&request.headers) {
-            return Err(Refusal::Connection);
-        }
-        let target = std::str::from_utf8(request.raw_path());
-        let target = target.map_err(|_| Refusal::Path(PathFault::BadCharacter))?;
-        let target = path::normalize(target).map_err(Refusal::Path)?;
-        if server.health_path.as_deref() == Some(&*target.path) {
-            ctx.is_probe = true;
-            return Ok(Passage::Probe);
-        }
-        if self.pseudonym.has_signed(request) {
-            return Err(Refusal::Loop);
-        }
-        let route = find_route(&generation, request, &target.path)?;
-        self.enter_route(route, request, &target, ctx)?;
-
-        let needs_key = generation.route_config(route).auth == crate::config::Auth::Required;
-        let sender = Sender { headers: &request.headers, peer, source };
-        let caller = client::identify(&sender, &self.gateway, &generation, needs_key)?;
-        let toll = Toll {
-            route,
-            method: &request.method,
-            headers: &request.headers,
-            caller: &caller,
-            source,
-        };
-        let charged = toll::charge(&toll, &self.gateway, ctx);
-        ctx.identity = Some(caller.identity);
-        charged.map(|()| Passage::Forward)
-    }
-
-    /// Notes the route and what it alone decides: deadline, forwarded target, body bound.
-    fn enter_route(
-        &self,
-        route: RouteId,
-        request: &RequestHeader,
-        target: &path::Target<'_>,
-        ctx: &mut Context,
-    ) -> Result<(), Refusal> {
-        let generation = ctx.generation.clone();
-        let config = generation.route_config(route);
-        ctx.route = Some(route);
-        ctx.inflight = Some(generation.route(route).metrics.enter());
-        ctx.deadline = config.timeout.map(|timeout| ctx.started + timeout);
-        if config.strip_prefix.is_some() || !target.is_unchanged() {
-            ctx.target = Some(forwarded_target(target, config.strip_prefix.as_deref()));
-        }
-        let length = request.headers.get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        match config.max_body {
-            Some(max_body) if length.is_some_and(|length| length > max_body) => {
-                Err(Refusal::BodyTooLarge { max_body })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Records what came of the attempt under way, once.
@@ -144,43 +64,6 @@ impl Proxy {
             let upstream = ctx.generation.route_config(route).upstream;
             ctx.generation.upstreams[upstream].attempts.count(outcome);
         }
-    }
-
-    fn write_access_log(&self, session: &Session, ctx: &Context, status: u16, elapsed: Duration) {
-        let Some(log) = &self.access_log else { return };
-        let request = session.req_header();
-        let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
-        let target = std::str::from_utf8(request.raw_path()).unwrap_or_default();
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
-        let generation = &ctx.generation;
-        log.record(&Entry {
-            time: crate::clock::timestamp(),
-            trace_id: trace::text(&ctx.trace_id),
-            client: ctx.identity.as_ref().map_or("", |identity| &identity.name),
-            client_ip: ctx.source,
-            tier: ctx.tier().map_or("none", |tier| &generation.config.tiers.get(tier).name),
-            method: request.method.as_str(),
-            host: text(header::HOST).unwrap_or_default(),
-            path,
-            query,
-            protocol: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
-            route: ctx.route.map_or("none", |route| &generation.route_config(route).name),
-            upstream: ctx.attempt.server,
-            attempts: ctx.attempt.count,
-            status,
-            bytes_sent: session.body_bytes_sent(),
-            bytes_received: session.body_bytes_read(),
-            duration_seconds: elapsed.as_secs_f64(),
-            limited_by: match &ctx.refusal {
-                Some(Refusal::RateLimited { policy, .. }) => Some(policy),
-                _ => None,
-            },
-            user_agent: text(header::USER_AGENT),
-            referer: text(header::REFERER),
-        });
     }
 }
 
@@ -203,7 +86,7 @@ impl ProxyHttp for Proxy {
         match self.admit(session, ctx) {
             Ok(Passage::Forward) => {
                 if session.is_upgrade_req() {
-                    session.set_read_timeout(Some(UPGRADED_IDLE));
+                    session.set_read_timeout(Some(failure::UPGRADED_IDLE));
                 }
                 Ok(false)
             }
@@ -403,9 +286,6 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
-        if let Some(guard) = guard(session) {
-            guard.finish_request();
-        }
         if ctx.is_probe {
             return;
         }
@@ -421,18 +301,6 @@ impl ProxyHttp for Proxy {
         self.write_access_log(session, ctx, status, elapsed);
         ctx.inflight = None;
     }
-
-    async fn connected_to_upstream(
-        &self,
-        _session: &mut Session,
-        _reused: bool,
-        _peer: &HttpPeer,
-        _fd: std::os::unix::io::RawFd,
-        _digest: Option<&Digest>,
-        _ctx: &mut Context,
-    ) -> Result<()> {
-        Ok(())
-    }
 }
 
 fn guard(session: &Session) -> Option<&GuardedStream> {
@@ -442,91 +310,4 @@ fn guard(session: &Session) -> Option<&GuardedStream> {
 fn peer_address(session: &Session) -> Option<IpAddr> {
     let address = session.client_addr()?.as_inet()?;
     Some(address.ip().to_canonical())
-}
-
-fn find_route(
-    generation: &Generation,
-    request: &RequestHeader,
-    path: &str,
-) -> Result<RouteId, Refusal> {
-    let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    match generation.router.find(without_port(host.unwrap_or_default()), &request.method, path) {
-        Found::Route(id) => Ok(id),
-        Found::MethodNotAllowed(methods) => Err(Refusal::Method(methods)),
-        Found::Nothing => Err(Refusal::NoRoute),
-    }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    }
-}
-
-fn forwarded_target(target: &path::Target<'_>, strip_prefix: Option<&str>) -> String {
-    let path = strip_prefix.and_then(|prefix| target.path.strip_prefix(prefix));
-    let path = path.unwrap_or(&target.path);
-    let query = target.query.map_or(0, |query| query.len() + 1);
-    let mut forwarded = String::with_capacity(path.len() + query + 1);
-    if !path.starts_with('/') {
-        forwarded.push('/');
-    }
-    forwarded.push_str(path);
-    if let Some(query) = target.query {
-        forwarded.push('?');
-        forwarded.push_str(query);
-    }
-    forwarded
-}
-
-/// Keeps an attempt within what is left of its request's time. An upgraded connection
-/// outlives both the request and the upstream's timeouts.
-fn limit_timeouts(options: &mut PeerOptions, left: Option<Duration>, is_upgrade: bool) {
-    let limit = |timeout: &mut Option<Duration>| {
-        if let Some(left) = left {
-            *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
-        }
-    };
-    limit(&mut options.connection_timeout);
-    limit(&mut options.total_connection_timeout);
-    if is_upgrade {
-        options.read_timeout = Some(UPGRADED_IDLE);
-        options.write_timeout = Some(UPGRADED_IDLE);
-    } else {
-        limit(&mut options.read_timeout);
-        limit(&mut options.write_timeout);
-    }
-}
-
-/// Ends the attempt with a refusal of our own.
-fn give_up(ctx: &mut Context, refusal: Refusal) -> Box<Error> {
-    let status = refusal.status().as_u16();
-    ctx.refusal = Some(refusal);
-    let mut error = Error::new(ErrorType::HTTPStatus(status));
-    error.set_retry(false);
-    error
-}
-
-fn outcome_of(error: &Error, ctx: &Context) -> AttemptOutcome {
-    match (&ctx.refusal, error.esource(), error.etype()) {
-        (Some(Refusal::UpstreamTimeout), ..) => AttemptOutcome::Timeout,
-        (Some(Refusal::UpstreamFailed), ..) => AttemptOutcome::Reset,
-        (Some(_), ..) | (None, ErrorSource::Downstream, _) => AttemptOutcome::Cancelled,
-        (None, _, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => AttemptOutcome::Timeout,
-        (None, ..) => AttemptOutcome::Reset,
-    }
-}
-
-/// What an error means for the client; none when the client is gone.
-fn refusal_of(error: &Error, session: &Session) -> Option<Refusal> {
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Upstream, ErrorType::ConnectTimedout)
-        | (ErrorSource::Upstream, ErrorType::ReadTimedout)
-        | (ErrorSource::Upstream, ErrorType::WriteTimedout) => Some(Refusal::UpstreamTimeout),
-        (ErrorSource::Upstream, _) => Some(Refusal::UpstreamFailed),
-        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => Some(Refusal::Connection),
-        (ErrorSource::Downstream, _) => guard(session)?.body_fault().map(Refusal::Malformed),
-        _ => Some(Refusal::Internal),
-    }
 }

@@ -3,93 +3,37 @@
 //! [`GuardedStream`] wraps an accepted connection. It collects a request's head until it
 //! is complete, checks it, and hands it on in one piece, so the parser behind it runs
 //! once a request however slowly the bytes drip. It then follows the body to its end and
-//! holds back what comes after until the request is finished. What pingora reads is
+//! holds back what comes after until the request is finished. What Pingora reads is
 //! exactly one message after another; there are no surplus bytes left to be mistaken for
 //! the next request, and pipelined requests simply wait their turn.
 //!
 //! A head that fails the check is answered here. Pingora never sees a byte of it and takes
 //! the connection for one that the client closed.
 
+use super::app::Answers;
 use super::body::BodyTracker;
 use super::fault::Fault;
 use super::head::{self, HeadLimits};
-use async_trait::async_trait;
+use super::lingering;
 use bytes::{Buf, Bytes, BytesMut};
-use pingora_core::apps::ServerApp;
-use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType,
-};
-use pingora_core::server::ShutdownWatch;
-use std::io::{self, Cursor, IoSlice};
+use pingora_core::protocols::{IO, SocketDigest, Stream};
+use std::future::poll_fn;
+use std::io::{self, Cursor};
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes read at a time while a head is collected.
 const READ_SIZE: usize = 4_096;
 /// Empty lines in front of a request that are skipped (RFC 9112, section 2.2, asks for one).
 const MAX_LEADING_LINES: usize = 2;
-/// How long, and for how many bytes, a refused client may go on sending before the
-/// connection is reset. Without this the reset could overtake the answer.
-const LINGER_TIME: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 1 << 20;
-/// Connections that linger at once; beyond that they are reset.
-const MAX_LINGERING: usize = 1_024;
-
-static LINGERING: AtomicUsize = AtomicUsize::new(0);
-
-/// What the guard reports and how it answers.
-pub trait Answers: Send + Sync + 'static {
-    /// The complete response to a head that is refused; it ends the connection.
-    fn refuse(&self, fault: Fault, peer: Option<&SocketAddr>) -> Bytes;
-    /// A head that passed was refused by the parser all the same.
-    fn parser_refused(&self);
-}
-
-/// Wraps a Pingora application so that it reads through [`GuardedStream`]s.
-pub struct GuardedApp<A> {
-    inner: Arc<A>,
-    limits: HeadLimits,
-    answers: Arc<dyn Answers>,
-}
-
-impl<A> GuardedApp<A> {
-    /// Guards `inner`.
-    pub fn new(inner: A, limits: HeadLimits, answers: Arc<dyn Answers>) -> GuardedApp<A> {
-        GuardedApp { inner: Arc::new(inner), limits, answers }
-    }
-}
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
-    async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let rescue = Rescue::default();
-        let mut next = Some((io, BytesMut::new()));
-        while let Some((io, held)) = next {
-            let guarded =
-                GuardedStream::new(io, held, self.limits, self.answers.clone(), rescue.clone());
-            self.inner.process_new(Box::new(guarded), shutdown).await;
-            next = rescue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        }
-        None
-    }
-
-    async fn cleanup(&self) {
-        self.inner.cleanup().await;
-    }
-}
 
 /// Where a stream that Pingora drops leaves its connection, with what it read ahead, when
 /// the connection is good for another request.
-type Rescue = Arc<Mutex<Option<(Stream, BytesMut)>>>;
+pub(super) type Rescue = Arc<Mutex<Option<(Stream, BytesMut)>>>;
 
 /// What of a request is being read.
 enum Phase {
@@ -107,7 +51,7 @@ enum Phase {
 
 /// A connection that is read message by message.
 pub struct GuardedStream {
-    io: Stream,
+    pub(super) io: Stream,
     phase: Phase,
     /// Read from the connection and not handed on yet.
     held: BytesMut,
@@ -115,8 +59,6 @@ pub struct GuardedStream {
     scanned: usize,
     limits: HeadLimits,
     answers: Arc<dyn Answers>,
-    /// A message was handed on and is not finished.
-    is_busy: AtomicBool,
     /// Pingora made a request of it.
     is_taken: AtomicBool,
     is_tunnel: AtomicBool,
@@ -126,7 +68,7 @@ pub struct GuardedStream {
 }
 
 impl GuardedStream {
-    fn new(
+    pub(super) fn new(
         io: Stream,
         held: BytesMut,
         limits: HeadLimits,
@@ -140,7 +82,6 @@ impl GuardedStream {
             scanned: 0,
             limits,
             answers,
-            is_busy: AtomicBool::new(false),
             is_taken: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             is_reusable: AtomicBool::new(false),
@@ -154,15 +95,16 @@ impl GuardedStream {
         IO::as_any(&**stream).downcast_ref()
     }
 
+    /// The guard that a stream from Pingora is, ready for its next request.
+    pub(super) fn back(stream: Stream) -> Option<Box<GuardedStream>> {
+        let mut guarded: Box<GuardedStream> = stream.into_any().downcast().ok()?;
+        *guarded.is_taken.get_mut() = false;
+        Some(guarded)
+    }
+
     /// Pingora has made a request of the message.
     pub fn take_request(&self) {
         self.is_taken.store(true, Ordering::Relaxed);
-    }
-
-    /// The request is finished; the next head may be handed on.
-    pub fn finish_request(&self) {
-        self.is_busy.store(false, Ordering::Relaxed);
-        self.is_taken.store(false, Ordering::Relaxed);
     }
 
     /// The protocol was switched; from here on bytes pass as they come.
@@ -181,78 +123,56 @@ impl GuardedStream {
         self.fault
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
-        if *self.is_busy.get_mut() {
-            return self.poll_while_busy(cx);
-        }
-        if self.held.is_empty() && buf.remaining() >= READ_SIZE.min(self.limits.max_head) {
-            let start = buf.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-            let fresh = &buf.filled()[start..];
-            if fresh.is_empty() {
-                return Poll::Ready(Ok(true));
+    /// Waits for the next request: `true` once its head is complete and checked, `false` when
+    /// the connection has ended or its head was refused.
+    ///
+    /// Pingora is given the connection only then. A connection that waits inside Pingora
+    /// costs three times the memory of one that waits here.
+    pub(super) async fn next_request(&mut self) -> bool {
+        poll_fn(|cx| {
+            loop {
+                let progress = match self.phase {
+                    Phase::Head => ready!(self.poll_head(cx)),
+                    Phase::Message { ref body, head_left: 0 } if body.is_done() => {
+                        self.phase = Phase::Head;
+                        Ok(true)
+                    }
+                    Phase::Refusing(_) => ready!(self.poll_refuse(cx)).map(|()| false),
+                    Phase::Message { .. } => return Poll::Ready(true),
+                    Phase::Refused | Phase::Tunnel => Ok(false),
+                };
+                if !progress.unwrap_or(false) {
+                    return Poll::Ready(false);
+                }
             }
-            if let Some(end) = head::end_of_head(fresh, 0).filter(|_| !fresh.starts_with(b"\r")) {
-                return Poll::Ready(self.accept_in_place(buf, start, end));
-            }
-            self.held.extend_from_slice(fresh);
-            buf.set_filled(start);
-        } else if !self.has_end() {
-            if ready!(self.poll_fill(cx))? == 0 {
-                return Poll::Ready(Ok(true));
-            }
+        })
+        .await
+    }
+
+    /// Reads on in the next head; `false` at the end of the stream.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if !self.has_end() && ready!(self.poll_fill(cx))? == 0 {
+            return Poll::Ready(Ok(false));
         }
         self.examine_held();
-        Poll::Ready(Ok(false))
+        Poll::Ready(Ok(true))
     }
 
     /// Between messages of a connection whose request is not finished: look for the client
     /// going away, keep what it sends early.
-    fn poll_while_busy(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_while_busy(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() && ready!(self.poll_fill(cx))? == 0 {
-            return Poll::Ready(Ok(true));
+            return Poll::Ready(Ok(()));
         }
         // Whoever finishes the request reads again, so nobody needs to be woken.
         Poll::Pending
-    }
-
-    /// The usual case: the whole head came with one read, straight into Pingora's buffer.
-    fn accept_in_place(
-        &mut self,
-        buf: &mut ReadBuf<'_>,
-        start: usize,
-        end: usize,
-    ) -> io::Result<bool> {
-        let fresh = &buf.filled()[start..];
-        match head::inspect(&fresh[..end], &self.limits) {
-            Ok(head) if head.authority.is_some() => {
-                self.held.extend_from_slice(fresh);
-                buf.set_filled(start);
-                self.examine_held();
-                Ok(false)
-            }
-            Ok(head) => {
-                let mut body = BodyTracker::new(head.framing);
-                let taken = end + self.follow(&mut body, &buf.filled()[start + end..])?;
-                self.held.extend_from_slice(&buf.filled()[start + taken..]);
-                buf.set_filled(start + taken);
-                *self.is_busy.get_mut() = true;
-                self.phase = Phase::Message { head_left: 0, body };
-                Ok(true)
-            }
-            Err(fault) => {
-                self.refuse(fault);
-                buf.set_filled(start);
-                Ok(false)
-            }
-        }
     }
 
     fn has_end(&self) -> bool {
         head::end_of_head(&self.held, self.scanned).is_some()
     }
 
-    /// Decides over a head that came in pieces.
+    /// Decides over the head that is held, as far as it has come.
     fn examine_held(&mut self) {
         for _ in 0..MAX_LEADING_LINES {
             if self.held.starts_with(b"\r\n") {
@@ -275,7 +195,6 @@ impl GuardedStream {
                     Some(authority) => self.cut_authority(end, authority),
                     None => end,
                 };
-                *self.is_busy.get_mut() = true;
                 self.scanned = 0;
                 self.phase = Phase::Message { head_left, body: BodyTracker::new(head.framing) };
             }
@@ -305,36 +224,33 @@ impl GuardedStream {
         self.phase = Phase::Refusing(self.answers.refuse(fault, peer));
     }
 
+    /// Hands on what is held of the message, or reads on in its body.
     fn poll_message(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<bool>> {
-        let Phase::Message { head_left, body } = &mut self.phase else {
-            return Poll::Ready(Ok(false));
-        };
-        if *head_left == 0 && body.is_done() {
-            self.phase = Phase::Head;
-            return Poll::Ready(Ok(false));
-        }
+    ) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             let start = buf.filled().len();
             ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-            return Poll::Ready(self.pass_body(buf, start).map(|()| true));
+            return Poll::Ready(self.pass_body(buf, start));
         }
+        let Phase::Message { head_left, .. } = &mut self.phase else {
+            return Poll::Ready(Ok(()));
+        };
         let head = (*head_left).min(buf.remaining());
-        buf.put_slice(&self.held.split_to(head));
         *head_left -= head;
-        if *head_left == 0 {
+        let is_in_body = *head_left == 0;
+        buf.put_slice(&self.held.split_to(head));
+        if is_in_body {
             let start = buf.filled().len();
-            let body = self.held.len().min(buf.remaining());
-            let early = self.held.split_to(body);
-            buf.put_slice(&early);
+            let early = self.held.split_to(self.held.len().min(buf.remaining()));
             let late = std::mem::take(&mut self.held);
+            buf.put_slice(&early);
             self.pass_body(buf, start)?;
             self.held.unsplit(late);
         }
-        Poll::Ready(Ok(true))
+        Poll::Ready(Ok(()))
     }
 
     /// Follows the body through what was just read into `buf` from `start` on, and holds
@@ -417,68 +333,29 @@ impl AsyncRead for GuardedStream {
         if *this.is_tunnel.get_mut() {
             this.phase = Phase::Tunnel;
         }
-        loop {
-            let is_answered = match this.phase {
-                Phase::Head => ready!(this.poll_head(cx, buf))?,
-                Phase::Message { .. } => ready!(this.poll_message(cx, buf))?,
-                Phase::Refusing(_) => {
-                    ready!(this.poll_refuse(cx))?;
-                    true
-                }
-                Phase::Refused => true,
-                Phase::Tunnel if this.held.is_empty() => {
-                    return Pin::new(&mut this.io).poll_read(cx, buf);
-                }
-                Phase::Tunnel => {
-                    let count = this.held.len().min(buf.remaining());
-                    buf.put_slice(&this.held.split_to(count));
-                    true
-                }
-            };
-            if this.held.is_empty() && this.held.capacity() > 0 {
-                // An idle connection keeps no buffer.
-                this.held = BytesMut::new();
+        let read = match this.phase {
+            Phase::Message { ref body, head_left: 0 } if body.is_done() => this.poll_while_busy(cx),
+            Phase::Message { .. } => this.poll_message(cx, buf),
+            Phase::Tunnel if this.held.is_empty() => Pin::new(&mut this.io).poll_read(cx, buf),
+            Phase::Tunnel => {
+                let count = this.held.len().min(buf.remaining());
+                buf.put_slice(&this.held.split_to(count));
+                Poll::Ready(Ok(()))
             }
-            if is_answered {
-                return Poll::Ready(Ok(()));
-            }
+            // Pingora reads only what `next_request` has let through.
+            Phase::Head | Phase::Refusing(_) | Phase::Refused => Poll::Ready(Ok(())),
+        };
+        if this.held.is_empty() && this.held.capacity() > 0 {
+            // An idle connection keeps no buffer.
+            this.held = BytesMut::new();
         }
-    }
-}
-
-impl AsyncWrite for GuardedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        read
     }
 }
 
 impl Drop for GuardedStream {
     fn drop(&mut self) {
-        if *self.is_busy.get_mut() && !*self.is_taken.get_mut() {
+        if matches!(self.phase, Phase::Message { .. }) && !*self.is_taken.get_mut() {
             self.answers.parser_refused();
         }
         if *self.is_reusable.get_mut() && self.is_between_messages() {
@@ -489,71 +366,6 @@ impl Drop for GuardedStream {
         if !self.has_unread_input() {
             return;
         }
-        // Closing now would reset the connection under the answer that was just written.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if LINGERING.fetch_add(1, Ordering::Relaxed) >= MAX_LINGERING {
-            LINGERING.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        runtime.spawn(linger(self.leave_io()));
-    }
-}
-
-async fn linger(mut io: Stream) {
-    let _ = tokio::time::timeout(LINGER_TIME, async {
-        io.shutdown().await;
-        tokio::io::copy(&mut (&mut io).take(LINGER_BYTES), &mut tokio::io::sink()).await
-    })
-    .await;
-    LINGERING.fetch_sub(1, Ordering::Relaxed);
-}
-
-impl std::fmt::Debug for GuardedStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GuardedStream").field("io", &self.io).finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Shutdown for GuardedStream {
-    async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.io).await;
-    }
-}
-
-#[async_trait]
-impl Peek for GuardedStream {}
-
-impl UniqueID for GuardedStream {
-    fn id(&self) -> UniqueIDType {
-        self.io.id()
-    }
-}
-
-impl Ssl for GuardedStream {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.io.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.io.selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for GuardedStream {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for GuardedStream {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.io.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for GuardedStream {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.io.get_socket_digest()
+        lingering::close(self.leave_io());
     }
 }

@@ -167,26 +167,30 @@ impl<'a> Fields<'a> {
         let (name, value) = split_field(line)?;
         // Only three names matter here; their lengths tell most others apart at once.
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => {
-                if self.host.replace(value).is_some() || !is_host(value) {
-                    return Err(Fault::Host);
-                }
-            }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let length = parse_length(value).ok_or(Fault::ContentLength)?;
-                if self.length.replace(length).is_some() {
-                    return Err(Fault::ContentLength);
-                }
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Fault::TransferEncoding);
-                }
-                self.is_chunked = true;
-            }
-            _ => {}
+            4 if name.eq_ignore_ascii_case(b"host") => self.read_host(value),
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.read_length(value),
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.read_coding(value),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    fn read_host(&mut self, value: &'a [u8]) -> Result<(), Fault> {
+        let is_first = self.host.replace(value).is_none();
+        if is_first && is_host(value) { Ok(()) } else { Err(Fault::Host) }
+    }
+
+    fn read_length(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let length = parse_length(value).ok_or(Fault::ContentLength)?;
+        if self.length.replace(length).is_none() { Ok(()) } else { Err(Fault::ContentLength) }
+    }
+
+    fn read_coding(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let is_first = !std::mem::replace(&mut self.is_chunked, true);
+        if is_first && value.eq_ignore_ascii_case(b"chunked") {
+            Ok(())
+        } else {
+            Err(Fault::TransferEncoding)
+        }
     }
 
     fn check(&self, request: &RequestLine<'_>) -> Result<Framing, Fault> {

@@ -1,7 +1,10 @@
 //! Between the socket and Pingora: the bytes of requests, checked and framed before any
 //! parser that is kinder than it should be sees them.
 
+pub mod app;
 pub mod body;
 pub mod fault;
 pub mod guard;
 pub mod head;
+mod lingering;
+mod passthrough;

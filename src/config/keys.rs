@@ -1,0 +1,140 @@
+//! What a file may say: every key there is, section by section. A key that is in none of these
+//! tables is an error.
+
+/// The keys of one kind of section.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// Keys that can be used.
+    pub(super) known: &'static [&'static str],
+    /// Keys whose subject does not exist yet; refused by name, so that nobody believes that a
+    /// protection is on.
+    pub(super) later: &'static [&'static str],
+}
+
+/// Keys whose subject does not exist yet, wherever they stand.
+pub(super) const LATER_ANYWHERE: &[&str] =
+    &["tls", "h2c", "proxy_protocol", "jwt", "mtls", "upstream_tls", "cache", "grpc", "dashboard"];
+
+pub(super) const FILE: Keys = Keys {
+    known: &[
+        "server",
+        "admin",
+        "metrics",
+        "clients",
+        "limiter",
+        "tiers",
+        "limits",
+        "upstreams",
+        "routes",
+    ],
+    later: &["state_dir", "redis"],
+};
+pub(super) const SERVER: Keys = Keys {
+    known: &[
+        "listen",
+        "workers",
+        "trusted_proxies",
+        "grace_period",
+        "health_path",
+        "strip_headers",
+        "max_head",
+        "max_headers",
+        "max_uri",
+        "access_log",
+        "x_ratelimit_headers",
+    ],
+    later: &[
+        "max_connections",
+        "max_connections_per_ip",
+        "max_requests_per_connection",
+        "reload_watch",
+        "watch_file",
+        "header_timeout",
+        "min_body_rate",
+        "idle_timeout",
+        "upgrade_socket",
+    ],
+};
+pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };
+pub(super) const ADMIN: Keys = Keys { known: &["listen", "token"], later: &[] };
+pub(super) const METRICS: Keys = Keys { known: &["listen"], later: &[] };
+pub(super) const CLIENTS: Keys = Keys {
+    known: &["identify", "default_tier", "ipv6_prefix", "known", "api_key_header"],
+    later: &[],
+};
+pub(super) const IDENTIFIER: Keys = Keys { known: &["header", "from"], later: &[] };
+pub(super) const KNOWN_CLIENT: Keys = Keys { known: &["tier", "api_keys"], later: &[] };
+pub(super) const LIMITER: Keys = Keys { known: &["slots"], later: &[] };
+pub(super) const TIER: Keys = Keys { known: &["rate", "burst"], later: &["concurrency"] };
+const LIMIT_LATER: &[&str] = &["quota", "on_store_failure", "shadow", "max_delay"];
+pub(super) const LIMIT: Keys = Keys {
+    known: &["name", "key", "rate", "burst", "algorithm", "store", "cost"],
+    later: LIMIT_LATER,
+};
+pub(super) const ROUTE_LIMIT: Keys =
+    Keys { known: &["key", "rate", "burst", "algorithm", "store", "cost"], later: LIMIT_LATER };
+pub(super) const LIMIT_KEY: Keys = Keys { known: &["header"], later: &[] };
+pub(super) const UPSTREAM: Keys = Keys {
+    known: &["servers", "balance", "timeouts"],
+    later: &["concurrency", "health_check", "breaker"],
+};
+pub(super) const UPSTREAM_SERVER: Keys = Keys { known: &["address", "weight"], later: &[] };
+pub(super) const TIMEOUTS: Keys = Keys { known: &["connect", "read", "write", "idle"], later: &[] };
+pub(super) const ROUTE: Keys = Keys {
+    known: &[
+        "name",
+        "path",
+        "hosts",
+        "methods",
+        "upstream",
+        "strip_prefix",
+        "timeout",
+        "cost",
+        "limit",
+        "max_body",
+        "auth",
+    ],
+    later: &["retry", "breaker"],
+};
+pub(super) const PATH: Keys = Keys { known: &["exact", "prefix", "pattern"], later: &[] };
+
+#[cfg(test)]
+pub(super) const ALL_KEYS: [&Keys; 18] = [
+    &FILE,
+    &SERVER,
+    &ACCESS_LOG,
+    &ADMIN,
+    &METRICS,
+    &CLIENTS,
+    &IDENTIFIER,
+    &KNOWN_CLIENT,
+    &LIMITER,
+    &TIER,
+    &LIMIT,
+    &ROUTE_LIMIT,
+    &LIMIT_KEY,
+    &UPSTREAM,
+    &UPSTREAM_SERVER,
+    &TIMEOUTS,
+    &ROUTE,
+    &PATH,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_in_the_reference() {
+        let reference = include_str!("../../docs/CONFIG.md");
+        let named = |key: &str| reference.contains(&format!("`{key}`"));
+        for keys in ALL_KEYS {
+            for key in keys.known.iter().chain(keys.later) {
+                assert!(named(key), "docs/CONFIG.md does not name `{key}`");
+            }
+        }
+        for key in LATER_ANYWHERE {
+            assert!(named(key), "docs/CONFIG.md does not name `{key}`");
+        }
+    }
+}

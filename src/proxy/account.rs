@@ -1,0 +1,56 @@
+//! The access log's line about a request.
+
+use super::context::Context;
+use super::refusal::Refusal;
+use super::{Proxy, trace};
+use crate::clock;
+use crate::telemetry::access_log::Entry;
+use http::{Version, header};
+use pingora_proxy::Session;
+use std::time::Duration;
+
+impl Proxy {
+    /// Writes it, where a log is kept.
+    pub(super) fn write_access_log(
+        &self,
+        session: &Session,
+        ctx: &Context,
+        status: u16,
+        elapsed: Duration,
+    ) {
+        let Some(log) = &self.access_log else { return };
+        let request = session.req_header();
+        let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
+        let target = std::str::from_utf8(request.raw_path()).unwrap_or_default();
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let generation = &ctx.generation;
+        log.record(&Entry {
+            time: clock::timestamp(),
+            trace_id: trace::text(&ctx.trace_id),
+            client: ctx.identity.as_ref().map_or("", |identity| &identity.name),
+            client_ip: ctx.source,
+            tier: ctx.tier().map_or("none", |tier| &generation.config.tiers.get(tier).name),
+            method: request.method.as_str(),
+            host: text(header::HOST).unwrap_or_default(),
+            path,
+            query,
+            protocol: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            route: ctx.route.map_or("none", |route| &generation.route_config(route).name),
+            upstream: ctx.attempt.server,
+            attempts: ctx.attempt.count,
+            status,
+            bytes_sent: session.body_bytes_sent(),
+            bytes_received: session.body_bytes_read(),
+            duration_seconds: elapsed.as_secs_f64(),
+            limited_by: match &ctx.refusal {
+                Some(Refusal::RateLimited { policy, .. }) => Some(policy),
+                _ => None,
+            },
+            user_agent: text(header::USER_AGENT),
+            referer: text(header::REFERER),
+        });
+    }
+}

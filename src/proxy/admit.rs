@@ -1,0 +1,131 @@
+//! Everything that is decided before an upstream is asked, in the order of the contract:
+//! path, route, client, limits.
+
+use super::client::{self, Sender};
+use super::context::Context;
+use super::refusal::Refusal;
+use super::toll::{self, Toll};
+use super::{Proxy, forward, peer_address, trace};
+use crate::config::Auth;
+use crate::gateway::Generation;
+use crate::policy::path::{self, PathFault};
+use crate::policy::router::{Found, RouteId};
+use http::header;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+use std::net::IpAddr;
+
+/// What a request that was admitted to the gateway gets.
+pub(super) enum Passage {
+    /// It goes to its upstream.
+    Forward,
+    /// It asked whether the gateway is ready.
+    Probe,
+}
+
+impl Proxy {
+    /// Everything that is decided before an upstream is asked, in the order of the contract:
+    /// path, route, client, limits.
+    pub(super) fn admit(&self, session: &Session, ctx: &mut Context) -> Result<Passage, Refusal> {
+        let request = session.req_header();
+        let generation = ctx.generation.clone();
+        let server = &generation.config.server;
+        let peer = peer_address(session).unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        ctx.trace_id = trace::of_request(&request.headers);
+        ctx.is_from_trusted_proxy = client::is_trusted(peer, server);
+        let source = client::source_address(peer, &request.headers, &server.trusted_proxies);
+        ctx.source = Some(source);
+
+        if forward::nominates_protected(&request.headers) {
+            return Err(Refusal::Connection);
+        }
+        let target = std::str::from_utf8(request.raw_path());
+        let target = target.map_err(|_| Refusal::Path(PathFault::BadCharacter))?;
+        let target = path::normalize(target).map_err(Refusal::Path)?;
+        if server.health_path.as_deref() == Some(&*target.path) {
+            ctx.is_probe = true;
+            return Ok(Passage::Probe);
+        }
+        if self.pseudonym.has_signed(request) {
+            return Err(Refusal::Loop);
+        }
+        let route = find_route(&generation, request, &target.path)?;
+        self.enter_route(route, request, &target, ctx)?;
+
+        let needs_key = generation.route_config(route).auth == Auth::Required;
+        let sender = Sender { headers: &request.headers, peer, source };
+        let caller = client::identify(&sender, &self.gateway, &generation, needs_key)?;
+        let toll = Toll {
+            route,
+            method: &request.method,
+            headers: &request.headers,
+            caller: &caller,
+            source,
+        };
+        let charged = toll::charge(&toll, &self.gateway, ctx);
+        ctx.identity = Some(caller.identity);
+        charged.map(|()| Passage::Forward)
+    }
+
+    /// Notes the route and what it alone decides: deadline, forwarded target, body bound.
+    fn enter_route(
+        &self,
+        route: RouteId,
+        request: &RequestHeader,
+        target: &path::Target<'_>,
+        ctx: &mut Context,
+    ) -> Result<(), Refusal> {
+        let generation = ctx.generation.clone();
+        let config = generation.route_config(route);
+        ctx.route = Some(route);
+        ctx.inflight = Some(generation.route(route).metrics.enter());
+        ctx.deadline = config.timeout.map(|timeout| ctx.started + timeout);
+        if config.strip_prefix.is_some() || !target.is_unchanged() {
+            ctx.target = Some(forwarded_target(target, config.strip_prefix.as_deref()));
+        }
+        let length = request.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        match config.max_body {
+            Some(max_body) if length.is_some_and(|length| length > max_body) => {
+                Err(Refusal::BodyTooLarge { max_body })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn find_route(
+    generation: &Generation,
+    request: &RequestHeader,
+    path: &str,
+) -> Result<RouteId, Refusal> {
+    let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    match generation.router.find(without_port(host.unwrap_or_default()), &request.method, path) {
+        Found::Route(id) => Ok(id),
+        Found::MethodNotAllowed(methods) => Err(Refusal::Method(methods)),
+        Found::Nothing => Err(Refusal::NoRoute),
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+fn forwarded_target(target: &path::Target<'_>, strip_prefix: Option<&str>) -> String {
+    let path = strip_prefix.and_then(|prefix| target.path.strip_prefix(prefix));
+    let path = path.unwrap_or(&target.path);
+    let query = target.query.map_or(0, |query| query.len() + 1);
+    let mut forwarded = String::with_capacity(path.len() + query + 1);
+    if !path.starts_with('/') {
+        forwarded.push('/');
+    }
+    forwarded.push_str(path);
+    if let Some(query) = target.query {
+        forwarded.push('?');
+        forwarded.push_str(query);
+    }
+    forwarded
+}
