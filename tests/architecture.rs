@@ -20,7 +20,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("policy", &[]),
     ("clock", &[]),
     ("metrics", &[]),
-    ("lifecycle", &[]),
+    ("lifecycle", &["clock"]),
     ("wire", &[]),
     ("store", &["policy"]),
     ("config", &["policy"]),
