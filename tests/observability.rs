@@ -227,6 +227,7 @@ fn rust_log_decides_what_is_logged() {
     };
     assert_eq!(at("off"), "", "nothing");
     assert_eq!(at("error"), "", "a good start has no errors to tell");
+    at("no such level==,,[");
     let info = at("tollgate=info");
     assert!(info.contains("INFO"), "{info}");
     assert!(info.contains("serving on"), "{info}");

@@ -30,6 +30,28 @@ fn health_tells_about_upstreams_and_uptime() {
 }
 
 #[test]
+fn head_is_get_without_the_body() {
+    let upstream = Upstream::new();
+    let gateway = Gateway::before(&upstream).start();
+    for target in ["/health", "/ready", "/routes", "/clients/c", "/openapi.json", "/docs/"] {
+        let reply = gateway.admin_request("HEAD", target, &[], "");
+        assert_eq!((reply.status, reply.body.len()), (200, 0), "{target}");
+    }
+}
+
+#[test]
+fn idle_connections_keep_nobody_from_asking() {
+    let upstream = Upstream::new();
+    let gateway = Gateway::before(&upstream).start();
+    let idle: Vec<Client> = (0..200).map(|_| Client::connect(gateway.admin)).collect();
+    let scrapers: Vec<Client> = (0..200).map(|_| Client::connect(gateway.metrics)).collect();
+    assert_eq!(gateway.admin_get("/health").status, 200);
+    assert_eq!(Client::connect(gateway.metrics).get("/metrics").status, 200);
+    assert_eq!(gateway.get("/").status, 200);
+    drop((idle, scrapers));
+}
+
+#[test]
 fn routes_come_in_matching_order() {
     let upstream = Upstream::new();
     let gateway = Gateway::before(&upstream)

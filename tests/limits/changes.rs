@@ -37,6 +37,24 @@ fn a_higher_tier_counts_from_the_next_request_on_and_what_was_used_stays_used() 
 }
 
 #[test]
+fn a_change_acts_on_connections_that_are_open() {
+    let upstream = Upstream::new();
+    let gateway = gateway(&upstream);
+    let me = [("X-Client-ID", "c")];
+    let mut client = gateway.client();
+    for tier in ["fast", "tiny", "twice", "free"] {
+        set_tier(&gateway, "c", tier);
+        let (policy, _) = rate_limit(&client.get_with("/", &me));
+        let burst = match tier {
+            "tiny" => 2,
+            "free" => 10,
+            _ => 20,
+        };
+        assert_eq!(policy.tokens, burst, "{tier}");
+    }
+}
+
+#[test]
 fn the_time_until_the_bucket_is_full_stays_what_it_was() {
     let upstream = Upstream::new();
     let gateway = gateway(&upstream);

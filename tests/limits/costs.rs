@@ -103,6 +103,16 @@ fn a_cost_above_the_burst_is_one_where_the_limit_counts_requests() {
 }
 
 #[test]
+fn a_limit_that_counts_requests_counts_the_free_ones_as_well() {
+    let upstream = Upstream::new();
+    let gateway = frozen(&upstream, 1, "- {name: free, path: /, upstream: main, cost: 0}")
+        .limits("- {name: requests, key: client, rate: 1/h, burst: 3, cost: 1}")
+        .start();
+    assert_eq!(admitted(&gateway, 5, &[("X-Client-ID", "c")]), 3);
+    assert_eq!(left(&gateway, "c", "tier"), 1);
+}
+
+#[test]
 fn what_is_refused_before_the_limits_costs_nothing() {
     let upstream = Upstream::new();
     let routes = "

@@ -185,6 +185,19 @@ fn an_ipv6_client_is_its_prefix() {
 }
 
 #[test]
+fn a_client_that_speaks_ipv6_is_its_prefix_as_well() {
+    let upstream = Upstream::new();
+    let gateway = Gateway::before(&upstream).tiers("free: {rate: 1/h, burst: 1}");
+    let Some(gateway) = gateway.start_on_ipv6() else { return };
+    assert_eq!([gateway.get("/").status, gateway.get("/").status], [200, 429]);
+    let shown = gateway.admin_get("/clients?ip=::1").json();
+    assert_eq!(
+        (&shown["client"], &shown["limits"][0]["tokens_remaining"]),
+        (&"::".into(), &0.into())
+    );
+}
+
+#[test]
 fn an_invented_x_forwarded_for_gives_no_new_bucket() {
     let upstream = Upstream::new();
     let limits = "- {name: per-ip, key: ip, rate: 1/h, burst: 5}";

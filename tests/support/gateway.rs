@@ -138,6 +138,21 @@ impl GatewayBuilder {
         panic!("no free ports in {START_ATTEMPTS} attempts");
     }
 
+    /// Starts it with its data port on `::1`; nothing where there is no IPv6.
+    #[track_caller]
+    pub fn start_on_ipv6(&self) -> Option<Gateway> {
+        for _ in 0..START_ATTEMPTS {
+            let data = TcpListener::bind("[::1]:0").ok()?.local_addr().unwrap();
+            let [admin, metrics] = free_addresses();
+            match self.spawn(data, admin, metrics).ready() {
+                Ok(gateway) => return Some(gateway),
+                Err(why) if port_taken(&why) => {}
+                Err(why) => panic!("{why}"),
+            }
+        }
+        panic!("no free ports in {START_ATTEMPTS} attempts");
+    }
+
     /// Starts it on these addresses and does not wait.
     #[track_caller]
     pub fn spawn(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> Gateway {
