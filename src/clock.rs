@@ -3,13 +3,19 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// The limiter's clock: nanoseconds on a clock that only goes forward.
+/// The limiter's time: nanoseconds on a clock that only goes forward.
 ///
 /// It counts from the first call in this process, plus one second so that no time is
 /// zero: a zero state means an untouched bucket.
 pub fn now_ns() -> u64 {
+    ns_at(Instant::now())
+}
+
+/// The limiter's time at an instant that was read before.
+pub fn ns_at(instant: Instant) -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    let elapsed = START.get_or_init(Instant::now).elapsed();
+    let start = *START.get_or_init(|| instant);
+    let elapsed = instant.saturating_duration_since(start);
     1_000_000_000 + elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
 }
 

@@ -244,8 +244,9 @@ fn client(app: &AdminState, id: &str) -> Client {
 fn address(app: &AdminState, ip: IpAddr) -> Client {
     let generation = app.gateway.generation();
     let standing = Standing::stranger(&generation.config.tiers);
-    let name = client_ip(ip, generation.config.clients.ipv6_prefix).to_string();
-    let holder = [app.gateway.limiter.digest(KeyKind::Ip, name.as_bytes())];
+    let ip = client_ip(ip, generation.config.clients.ipv6_prefix);
+    let name = ip.to_string();
+    let holder = [app.gateway.limiter.ip_digest(ip)];
     view(app, &generation, name, &standing, &Holders { client: &holder, ip: &holder })
 }
 

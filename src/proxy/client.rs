@@ -136,10 +136,9 @@ pub fn identify(
 /// The client that an address is.
 pub fn by_address(ip: IpAddr, gateway: &Gateway, generation: &Generation) -> (Identity, Digest) {
     let ip = client_ip(ip, generation.config.clients.ipv6_prefix);
-    let name = ip.to_string();
-    let digest = gateway.limiter.digest(KeyKind::Ip, name.as_bytes());
     let standing = Standing::stranger(&generation.config.tiers);
-    (Identity { kind: KeyKind::Ip, name: name.into(), standing }, digest)
+    let identity = Identity { kind: KeyKind::Ip, name: ip.to_string().into(), standing };
+    (identity, gateway.limiter.ip_digest(ip))
 }
 
 /// The client id in a header, when the header is there once and holds one.

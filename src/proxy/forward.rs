@@ -3,15 +3,22 @@
 
 use super::context::Context;
 use super::trace;
+use crate::config::Server;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora_core::Result;
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
 use std::fmt::Write;
 use std::net::IpAddr;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Headers that [`prepare`] adds.
+const ADDED_HEADERS: usize = 5;
 
 /// Beginnings and whole names of headers by which a client could claim an identity towards
 /// the upstream, as they read with `_` as `-`.
@@ -72,44 +79,66 @@ impl Pseudonym {
     }
 }
 
-/// Writes the upstream's request: the forwarded target, the sender's address, the trace id.
+/// What the gateway knows of a request and tells the upstream.
+pub struct Origin<'a> {
+    /// The connection's other end.
+    pub peer: Option<IpAddr>,
+    /// Whether that is a proxy whose word is taken.
+    pub is_trusted: bool,
+    /// The request's trace id.
+    pub trace_id: &'a HeaderValue,
+}
+
+/// Turns a request's headers into those every attempt forwards: without what a client could
+/// forge, with the sender's address and the trace id.
+///
+/// This is done once, on the request as Pingora holds it, and without Pingora's second map
+/// of header spellings: names go on in lower case (standard ones in title case), as they do
+/// through most gateways, and each attempt copies one map instead of two.
+pub fn prepare(
+    request: &mut RequestHeader,
+    origin: &Origin<'_>,
+    server: &Server,
+    pseudonym: &Pseudonym,
+) {
+    let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
+    let mut parts: http::request::Parts = std::mem::replace(request, nothing).into();
+    let headers = &mut parts.headers;
+    headers.reserve(ADDED_HEADERS);
+    strip(headers, origin.is_trusted, &server.strip_headers);
+    if let Some(peer) = origin.peer {
+        let chain = forwarded_for(headers, origin.is_trusted, peer);
+        headers.insert(&X_FORWARDED_FOR, chain);
+    }
+    if !origin.is_trusted || !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if (!origin.is_trusted || !headers.contains_key(&X_FORWARDED_HOST))
+        && let Some(host) = headers.get(header::HOST).cloned()
+    {
+        headers.insert(&X_FORWARDED_HOST, host);
+    }
+    headers.append(header::VIA, pseudonym.via.clone());
+    headers.insert(&trace::TRACE_ID, origin.trace_id.clone());
+    *request = parts.into();
+}
+
+/// Finishes one attempt's request: its target, and what Pingora removed that may go on.
 ///
 /// # Errors
 /// When a header cannot be built, which its checked parts rule out.
-pub fn prepare(
-    request: &mut RequestHeader,
-    original: &RequestHeader,
-    ctx: &Context,
-    peer: Option<IpAddr>,
-    server: &crate::config::Server,
-    pseudonym: &Pseudonym,
-) -> Result<()> {
+pub fn finish(request: &mut RequestHeader, original: &RequestHeader, ctx: &Context) -> Result<()> {
     if let Some(target) = &ctx.target {
         request.set_raw_path(target.as_bytes())?;
     }
-    strip(request, ctx.is_from_trusted_proxy, &server.strip_headers);
-    if let Some(peer) = peer {
-        append(request, &X_FORWARDED_FOR, peer)?;
+    if !original.headers.contains_key(header::HOST) {
+        // HTTP/1.0 without Host; the upstream is spoken to in HTTP/1.1.
+        let name = ctx.attempt.server.map(|server| server.to_string()).unwrap_or_default();
+        request.insert_header("Host", name)?;
     }
-    if !request.headers.contains_key(&X_FORWARDED_PROTO) {
-        request.insert_header(&X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
-    }
-    match original.headers.get(header::HOST) {
-        Some(host) if !request.headers.contains_key(&X_FORWARDED_HOST) => {
-            request.insert_header(&X_FORWARDED_HOST, host)?;
-        }
-        Some(_) => {}
-        None => {
-            // HTTP/1.0 without Host; the upstream is spoken to in HTTP/1.1.
-            let name = ctx.attempt.server.map(|server| server.to_string()).unwrap_or_default();
-            request.insert_header(header::HOST, name)?;
-        }
-    }
-    request.append_header(header::VIA, &pseudonym.via)?;
-    request.insert_header(&trace::TRACE_ID, &ctx.trace_id)?;
     if wants_trailers(original) && !request.headers.contains_key(header::UPGRADE) {
-        request.insert_header(header::TE, HeaderValue::from_static("trailers"))?;
-        request.insert_header(header::CONNECTION, HeaderValue::from_static("te"))?;
+        request.insert_header("TE", HeaderValue::from_static("trailers"))?;
+        request.insert_header("Connection", HeaderValue::from_static("te"))?;
     }
     Ok(())
 }
@@ -131,23 +160,26 @@ pub fn nominates_protected(headers: &HeaderMap) -> bool {
         match HeaderName::from_bytes(name) {
             _ if count > MAX_NOMINATIONS || name.contains(&b'"') => true,
             Ok(name) => {
-                name == header::HOST || name == header::VIA || claims_identity(name.as_str())
+                matches!(name, header::HOST | header::VIA)
+                    || name == trace::TRACE_ID
+                    || claims_identity(name.as_str())
             }
             Err(_) => true,
         }
     })
 }
 
-fn strip(request: &mut RequestHeader, is_trusted: bool, others: &[HeaderName]) {
+fn strip(headers: &mut HeaderMap, is_trusted: bool, others: &[HeaderName]) {
     if !is_trusted {
+        // Nearly always empty, and an empty vector is free.
         let claims: Vec<HeaderName> =
-            request.headers.keys().filter(|name| claims_identity(name.as_str())).cloned().collect();
+            headers.keys().filter(|name| claims_identity(name.as_str())).cloned().collect();
         for name in claims {
-            request.remove_header(&name);
+            headers.remove(name);
         }
     }
     for name in others {
-        request.remove_header(name);
+        headers.remove(name);
     }
 }
 
@@ -168,18 +200,21 @@ fn claims_identity(name: &str) -> bool {
         || IDENTITY_NAMES.contains(&name)
 }
 
-/// Appends an address to a list; the only value unless a trusted proxy sent others.
-fn append(request: &mut RequestHeader, name: &HeaderName, address: IpAddr) -> Result<()> {
-    let mut list = String::with_capacity(48);
-    for value in request.headers.get_all(name) {
-        if let Ok(value) = value.to_str() {
-            list.push_str(value);
-            list.push_str(", ");
+/// The peer's address, behind what a trusted proxy already wrote.
+fn forwarded_for(headers: &HeaderMap, is_trusted: bool, peer: IpAddr) -> HeaderValue {
+    let mut chain = String::with_capacity(48);
+    if is_trusted {
+        for value in headers.get_all(&X_FORWARDED_FOR) {
+            if let Ok(value) = value.to_str() {
+                chain.push_str(value);
+                chain.push_str(", ");
+            }
         }
     }
-    // Writing to a string cannot fail.
-    let _ = write!(list, "{address}");
-    request.insert_header(name, list)
+    // Writing to a string cannot fail, and an address is a valid value.
+    let _ = write!(chain, "{peer}");
+    HeaderValue::from_maybe_shared(Bytes::from(chain))
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 fn wants_trailers(request: &RequestHeader) -> bool {
@@ -187,28 +222,32 @@ fn wants_trailers(request: &RequestHeader) -> bool {
     values.flat_map(|te| te.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// Removes what concerns only the connection to the upstream, and what the client's
-/// protocol version does not know.
-pub fn clean_response(response: &mut ResponseHeader, version: Version) {
-    let nominated: Vec<HeaderName> = response
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .filter(|name| {
-            !matches!(*name, header::UPGRADE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
-        })
-        .collect();
-    for name in nominated {
-        response.remove_header(&name);
+/// Removes from a response's headers what concerns only the connection to the upstream, and
+/// what the client's protocol version does not know.
+pub fn clean_response(headers: &mut HeaderMap, version: Version) {
+    if headers.contains_key(header::CONNECTION) {
+        let nominated: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+            .filter(|name| {
+                !matches!(
+                    *name,
+                    header::UPGRADE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
+                )
+            })
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
     }
-    response.remove_header("proxy-connection");
-    response.remove_header("keep-alive");
+    headers.remove(&PROXY_CONNECTION);
+    headers.remove(&KEEP_ALIVE);
     if version == Version::HTTP_10 {
         // The end of the connection ends the body.
-        response.remove_header(&header::TRANSFER_ENCODING);
+        headers.remove(header::TRANSFER_ENCODING);
     }
 }
 

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use context::Context;
 use failure::{give_up, limit_timeouts, outcome_of, refusal_of};
-use forward::Pseudonym;
+use forward::{Origin, Pseudonym};
 use http::StatusCode;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -88,6 +88,13 @@ impl ProxyHttp for Proxy {
                 if session.is_upgrade_req() {
                     session.set_read_timeout(Some(failure::UPGRADED_IDLE));
                 }
+                let origin = Origin {
+                    peer: peer_address(session),
+                    is_trusted: ctx.is_from_trusted_proxy,
+                    trace_id: &ctx.trace_id,
+                };
+                let server = &ctx.generation.config.server;
+                forward::prepare(session.req_header_mut(), &origin, server, &self.pseudonym);
                 Ok(false)
             }
             Ok(Passage::Probe) => {
@@ -139,10 +146,7 @@ impl ProxyHttp for Proxy {
         upstream_request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        let peer = peer_address(session);
-        let original = session.req_header();
-        let server = &ctx.generation.config.server;
-        forward::prepare(upstream_request, original, ctx, peer, server, &self.pseudonym)
+        forward::finish(upstream_request, session.req_header(), ctx)
     }
 
     async fn request_body_filter(
@@ -214,8 +218,7 @@ impl ProxyHttp for Proxy {
         } else if response.status.is_informational() {
             return Ok(());
         }
-        forward::clean_response(response, version);
-        respond::decorate(response, ctx)
+        respond::pass_on(response, ctx, version)
     }
 
     fn error_while_proxy(

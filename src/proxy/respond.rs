@@ -1,15 +1,15 @@
 //! Writing the gateway's own answers, and its headers on everybody's.
 
 use super::context::Context;
+use super::forward::clean_response;
 use super::refusal::Refusal;
 use super::trace;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use std::future::{Future, poll_fn};
-use std::io::Write;
 use std::pin::pin;
 use std::task::Poll;
 
@@ -19,35 +19,69 @@ static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limi
 static X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
+/// Headers that [`pass_on`] adds, with Pingora's `Date` and `Connection`.
+const ADDED_HEADERS: usize = 5;
+/// Headers of a refusal at the most.
+const REFUSAL_HEADERS: usize = 12;
+
 /// Bytes of a refused request's body that are read, if they are here already, to keep the
 /// connection.
 const MAX_DRAINED: usize = 64 << 10;
 
-/// Adds trace id and RateLimit headers to an answer.
+/// Makes an upstream's response the gateway's: cleaned, with trace id and RateLimit headers.
+///
+/// As with requests, Pingora's second map of header spellings is left behind: every header
+/// added or removed would pay for it twice.
 ///
 /// # Errors
-/// When a header cannot be built, which its checked parts rule out.
-pub(super) fn decorate(response: &mut ResponseHeader, ctx: &Context) -> Result<()> {
-    response.insert_header(&trace::TRACE_ID, &ctx.trace_id)?;
-    let Some(limit) = &ctx.rate_limit else { return Ok(()) };
+/// When the upstream's reason phrase cannot be kept.
+pub(super) fn pass_on(
+    response: &mut ResponseHeader,
+    ctx: &Context,
+    version: Version,
+) -> Result<()> {
+    let reason = response.get_reason_phrase();
+    let own_reason =
+        (reason != response.status.canonical_reason()).then(|| reason.map(str::to_owned));
+    let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
+    let mut parts: http::response::Parts = std::mem::replace(response, nothing).into();
+    parts.headers.reserve(ADDED_HEADERS);
+    clean_response(&mut parts.headers, version);
+    decorate(&mut parts.headers, ctx);
+    *response = parts.into();
+    match own_reason {
+        Some(reason) => response.set_reason_phrase(reason.as_deref()),
+        None => Ok(()),
+    }
+}
+
+/// Adds trace id and RateLimit headers to an answer.
+fn decorate(headers: &mut HeaderMap, ctx: &Context) {
+    headers.insert(&trace::TRACE_ID, ctx.trace_id.clone());
+    let Some(limit) = &ctx.rate_limit else { return };
     let standing = &limit.standing;
     // The rounded emission interval may put the bucket a hair beyond its window.
     let reset = standing.full_in_seconds.min(standing.window_seconds);
-    response.insert_header(&RATELIMIT_POLICY, &limit.policy_header)?;
-    response.insert_header(&RATELIMIT, ratelimit(&limit.policy, standing.tokens, reset))?;
+    headers.insert(&RATELIMIT_POLICY, limit.policy_header.clone());
+    headers.insert(&RATELIMIT, ratelimit(&limit.policy, standing.tokens, reset));
     if ctx.generation.config.server.x_ratelimit_headers {
-        response.insert_header(&X_RATELIMIT_LIMIT, HeaderValue::from(standing.burst))?;
-        response.insert_header(&X_RATELIMIT_REMAINING, HeaderValue::from(standing.tokens))?;
-        response.insert_header(&X_RATELIMIT_RESET, HeaderValue::from(reset))?;
+        headers.insert(&X_RATELIMIT_LIMIT, HeaderValue::from(standing.burst));
+        headers.insert(&X_RATELIMIT_REMAINING, HeaderValue::from(standing.tokens));
+        headers.insert(&X_RATELIMIT_RESET, HeaderValue::from(reset));
     }
-    Ok(())
 }
 
 /// `"policy";r=tokens;t=seconds`
 fn ratelimit(policy: &str, tokens: u64, reset: u64) -> HeaderValue {
     let mut text = Vec::with_capacity(policy.len() + 32);
-    // Writing to a vector cannot fail, and policy names are letters, digits and a few marks.
-    let _ = write!(text, "\"{policy}\";r={tokens};t={reset}");
+    let mut digits = itoa::Buffer::new();
+    text.push(b'"');
+    text.extend_from_slice(policy.as_bytes());
+    text.extend_from_slice(b"\";r=");
+    text.extend_from_slice(digits.format(tokens).as_bytes());
+    text.extend_from_slice(b";t=");
+    text.extend_from_slice(digits.format(reset).as_bytes());
+    // Policy names are letters, digits and a few marks.
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
@@ -64,18 +98,16 @@ pub(super) async fn refuse(
         drain_received(session).await;
     }
     let body = refusal.body(trace::text(&ctx.trace_id));
-    let mut response = ResponseHeader::build_no_case(refusal.status(), Some(10))?;
-    response.insert_header(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    )?;
-    response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
-    for (name, value) in refusal.headers() {
-        response.insert_header(name, value)?;
-    }
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = refusal.status();
+    let headers = &mut parts.headers;
+    headers.reserve(REFUSAL_HEADERS);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.extend(refusal.headers());
     ctx.refusal = Some(refusal);
-    decorate(&mut response, ctx)?;
-    write(session, response, body).await
+    decorate(headers, ctx);
+    write(session, parts.into(), body).await
 }
 
 /// Answers a health probe on the data port as the admin API's `/ready` does.

@@ -1,12 +1,13 @@
 //! What a request costs, and against which buckets.
 
-use super::client::{Caller, by_address};
+use super::client::Caller;
 use super::context::{Context, RateLimit};
 use super::refusal::Refusal;
 use crate::clock;
 use crate::gateway::{Gateway, Generation, Policy, TIER_POLICY, has_bounded_keys, policy_header};
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::router::RouteId;
+use crate::registry::identity::client_ip;
 use crate::store::key::{Digest, Key, KeyKind};
 use crate::store::limiter::{Demand, MAX_LIMITS_PER_REQUEST, Standing, Verdict};
 use crate::store::table::Class;
@@ -38,7 +39,8 @@ pub fn charge(toll: &Toll<'_>, gateway: &Gateway, ctx: &mut Context) -> Result<(
     let demands = demands(toll, gateway, &generation);
     let tiers = &generation.config.tiers;
     let overflow = &tiers.get(tiers.default_tier()).bucket;
-    match gateway.limiter.decide(&demands, overflow, clock::now_ns(), clock::now_ns) {
+    let now = clock::ns_at(ctx.started);
+    match gateway.limiter.decide(&demands, overflow, now, clock::now_ns) {
         Verdict::Admitted(tightest) => {
             for demand in &demands {
                 let policy = policy_at(&generation, toll, demand.policy);
@@ -101,7 +103,10 @@ fn holder(toll: &Toll<'_>, limit: &Limit, gateway: &Gateway, generation: &Genera
     match &limit.key {
         LimitKey::Client => toll.caller.digest,
         LimitKey::Ip if toll.caller.identity.kind == KeyKind::Ip => toll.caller.digest,
-        LimitKey::Ip => by_address(toll.source, gateway, generation).1,
+        LimitKey::Ip => {
+            let prefix = generation.config.clients.ipv6_prefix;
+            gateway.limiter.ip_digest(client_ip(toll.source, prefix))
+        }
         LimitKey::Route => generation.route(toll.route).digest,
         LimitKey::Global => gateway.limiter.digest(KeyKind::Global, b""),
         LimitKey::Header(name) => {

@@ -6,6 +6,7 @@ use super::table::{Charge, Class, Place, Table};
 use crate::policy::gcra::{self, Tat};
 use crate::policy::limit::MAX_LIMITS;
 use crate::policy::rate::TokenBucket;
+use std::net::IpAddr;
 
 /// The most limits one request can meet: those of the configuration, the client's tier and
 /// the route's own.
@@ -102,6 +103,14 @@ impl Limiter {
     /// Digests an identity, once a request.
     pub fn digest(&self, kind: KeyKind, value: &[u8]) -> Digest {
         self.hasher.digest(kind, value)
+    }
+
+    /// Digests an address that is an identity, already cut to the client's prefix.
+    pub fn ip_digest(&self, ip: IpAddr) -> Digest {
+        match ip {
+            IpAddr::V4(ip) => self.digest(KeyKind::Ip, &ip.octets()),
+            IpAddr::V6(ip) => self.digest(KeyKind::Ip, &ip.octets()),
+        }
     }
 
     /// Decides a request: charges every demand, or none.

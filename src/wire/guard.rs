@@ -19,6 +19,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use pingora_core::protocols::{IO, SocketDigest, Stream};
 use std::future::poll_fn;
 use std::io::{self, Cursor};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -275,8 +276,8 @@ impl GuardedStream {
 
     /// Reads into `held`; 0 is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut chunk = [0; READ_SIZE];
-        let mut buf = ReadBuf::new(&mut chunk);
+        let mut chunk = [const { MaybeUninit::uninit() }; READ_SIZE];
+        let mut buf = ReadBuf::uninit(&mut chunk);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
         self.held.extend_from_slice(buf.filled());
         Poll::Ready(Ok(buf.filled().len()))

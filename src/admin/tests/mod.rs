@@ -137,10 +137,11 @@ impl Rig {
     /// Takes tokens as the proxy would: from the bucket of one policy and one holder.
     fn charge(&self, policy: &str, kind: KeyKind, holder: &str, bucket: &TokenBucket, cost: u32) {
         let limiter = &self.gateway.limiter;
-        let key = Key::new(
-            limiter.digest(KeyKind::Policy, policy.as_bytes()),
-            limiter.digest(kind, holder.as_bytes()),
-        );
+        let holder = match holder.parse() {
+            Ok(ip) if kind == KeyKind::Ip => limiter.ip_digest(ip),
+            _ => limiter.digest(kind, holder.as_bytes()),
+        };
+        let key = Key::new(limiter.digest(KeyKind::Policy, policy.as_bytes()), holder);
         let demand = Demand { policy: 0, key, class: Class::Unregistered, bucket, cost };
         let verdict = limiter.decide(&[demand], bucket, clock::now_ns(), clock::now_ns);
         assert!(matches!(verdict, Verdict::Admitted(_)), "{verdict:?}");
