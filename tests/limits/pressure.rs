@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use crate::rig::{BY_HEADER, admitted};
+use crate::rig::{BY_HEADER, admitted, rate_limit};
 use crate::support::{Gateway, Upstream};
 
 /// Runs `each` on so many threads and adds up what they return.
@@ -94,4 +94,26 @@ fn invented_ids_neither_free_a_limited_client_nor_grow_memory() {
     let table = &gateway.admin_get("/limits").json()["table"];
     assert_eq!((&table["slots"], &table["bytes"]), (&1_024.into(), &16_384.into()));
     assert!(table["overflowed"].as_u64().unwrap() > 10_000);
+}
+
+#[test]
+fn a_shared_bucket_of_a_crowded_table_tells_its_own_figures() {
+    let upstream = Upstream::new();
+    let gateway = Gateway::before(&upstream)
+        .clients(&format!("{BY_HEADER}\nknown: {{vip: {{tier: gold}}}}"))
+        .tiers("free: {rate: 1/h, burst: 90}\ngold: {rate: 100000/s, burst: 1000000}")
+        .limits("- {name: tenants, key: {header: X-Tenant}, rate: 1/m, burst: 2}")
+        .limiter("slots: 1024")
+        .start();
+    let mut client = gateway.client();
+    let mut shared = 0;
+    for id in 0..2_500 {
+        let headers = [("X-Client-ID", "vip"), ("X-Tenant", &*format!("invented-{id}"))];
+        let (policy, now) = rate_limit(&client.get_with("/", &headers));
+        assert_eq!((&*policy.policy, &*now.policy), ("tenants", "tenants"), "{id}");
+        assert!(now.tokens <= policy.tokens, "{id}: {policy:?} {now:?}");
+        assert!(now.seconds <= policy.seconds, "{id}: {policy:?} {now:?}");
+        shared += usize::from(policy.tokens == 90);
+    }
+    assert!(shared > 1_000, "the overflow bucket has the default tier's limit: {shared}");
 }
