@@ -19,6 +19,11 @@ pub fn ns_at(instant: Instant) -> u64 {
     1_000_000_000 + elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
 }
 
+/// The same clock, for what is measured and for deadlines.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
 /// Wall-clock time, for logs.
 pub fn timestamp() -> jiff::Timestamp {
     jiff::Timestamp::now()

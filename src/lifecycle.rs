@@ -1,5 +1,6 @@
 //! Where the process is in its life: starting, ready or draining.
 
+use crate::clock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// A process that starts now.
     pub fn starting() -> Lifecycle {
-        Lifecycle { stage: AtomicU8::new(Stage::Starting as u8), started: Instant::now() }
+        Lifecycle { stage: AtomicU8::new(Stage::Starting as u8), started: clock::now() }
     }
 
     /// Moves on to `stage`; never back.

@@ -4,12 +4,9 @@ use super::keys::{self, Keys};
 use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::value;
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS};
 use crate::policy::rate::{BucketError, TokenBucket};
 use crate::policy::tier::{MAX_TIERS, Tier, Tiers};
-
-/// Limits beside tiers and routes' own. Each is a bucket that every request has to find.
-const MAX_LIMITS: usize = 32;
 
 /// The name of the default tier when the file does not say.
 const DEFAULT_TIER: &str = "free";

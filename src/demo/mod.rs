@@ -21,9 +21,9 @@ const SHIPPED: &str = include_str!("../../conf/tollgate.yaml");
 /// When a port is taken or the gateway cannot start.
 pub fn run() -> anyhow::Result<()> {
     let environment = |name: &str| match (std::env::var(name), name) {
-        (Ok(value), _) => Some(value),
-        (Err(_), "TOLLGATE_LISTEN") => Some("127.0.0.1:8080".to_owned()),
-        (Err(_), _) => None,
+        (Ok(value), _) if !value.is_empty() => Some(value),
+        (_, "TOLLGATE_LISTEN") => Some("127.0.0.1:8080".to_owned()),
+        _ => None,
     };
     let (config, _) = config::parse(SHIPPED, &environment).map_err(|findings| {
         let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();

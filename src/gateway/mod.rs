@@ -108,6 +108,8 @@ pub struct Policy {
     pub digest: Digest,
     /// Its `RateLimit-Policy` item.
     pub header: HeaderValue,
+    /// The burst and the window in seconds that its item tells.
+    pub quota: (u64, u64),
     /// Requests it admitted.
     pub allowed: AtomicU64,
     /// Requests it refused.
@@ -119,6 +121,7 @@ impl Policy {
         Policy {
             digest: limiter.digest(KeyKind::Policy, name.as_bytes()),
             header: policy_header(&name, bucket.burst(), bucket.window_seconds()),
+            quota: (bucket.burst(), bucket.window_seconds()),
             name,
             allowed: AtomicU64::new(0),
             limited: AtomicU64::new(0),

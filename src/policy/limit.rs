@@ -6,6 +6,10 @@ use http::HeaderName;
 
 use super::rate::TokenBucket;
 
+/// The most limits beside tiers and routes' own. Every request is charged against all that
+/// apply, so the bound is also one on the work for a request.
+pub const MAX_LIMITS: usize = 32;
+
 /// Which requests share one bucket of a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LimitKey {

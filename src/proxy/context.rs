@@ -1,5 +1,6 @@
 //! What a request carries from phase to phase.
 
+use crate::clock;
 use crate::gateway::{Generation, Route};
 use crate::metrics::InflightGuard;
 use crate::policy::router::RouteId;
@@ -72,7 +73,7 @@ impl Context {
     /// A request that begins now under `generation`.
     pub fn new(generation: Arc<Generation>) -> Context {
         Context {
-            started: Instant::now(),
+            started: clock::now(),
             generation,
             trace_id: HeaderValue::from_static(""),
             has_host: false,
@@ -103,7 +104,7 @@ impl Context {
 
     /// Time left until the deadline; none without one.
     pub fn time_left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline.map(|deadline| deadline.saturating_duration_since(clock::now()))
     }
 
     /// Whether the route's timeout has passed.

@@ -4,7 +4,7 @@ use super::client::Caller;
 use super::context::{Context, RateLimit};
 use super::refusal::Refusal;
 use crate::clock;
-use crate::gateway::{Gateway, Generation, Policy, TIER_POLICY, has_bounded_keys, policy_header};
+use crate::gateway::{Gateway, Generation, Policy, has_bounded_keys, policy_header};
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::router::RouteId;
 use crate::registry::identity::client_ip;
@@ -133,12 +133,11 @@ fn policy_at<'g>(generation: &'g Generation, toll: &Toll<'_>, index: usize) -> &
 
 fn describe(generation: &Generation, toll: &Toll<'_>, standing: Standing) -> RateLimit {
     let policy = policy_at(generation, toll, standing.policy);
-    let has_own_limit = toll.caller.identity.standing.own_limit.is_some();
-    let policy_header = match standing.policy {
-        TIER_INDEX if has_own_limit => {
-            policy_header(TIER_POLICY, standing.burst, standing.window_seconds)
-        }
-        _ => policy.header.clone(),
+    // A client's own limit and a shared overflow bucket are not what the policy says of itself.
+    let quota = (standing.burst, standing.window_seconds);
+    let policy_header = match quota == policy.quota {
+        true => policy.header.clone(),
+        false => policy_header(&policy.name, quota.0, quota.1),
     };
     RateLimit { policy: policy.name.clone(), policy_header, standing }
 }

@@ -4,11 +4,13 @@
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::table::{Charge, Class, Place, Table};
 use crate::policy::gcra::{self, Tat};
+use crate::policy::limit::MAX_LIMITS;
 use crate::policy::rate::TokenBucket;
 use std::net::IpAddr;
 
-/// The most limits one request can meet; the configuration keeps to it.
-pub const MAX_LIMITS_PER_REQUEST: usize = 16;
+/// The most limits one request can meet: those of the configuration, the client's tier and
+/// the route's own.
+pub const MAX_LIMITS_PER_REQUEST: usize = MAX_LIMITS + 2;
 
 /// One limit that applies to a request.
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +154,9 @@ impl Limiter {
 
     /// How each demand stands, charging nothing.
     pub fn peek(&self, demand: &Demand<'_>, now: u64) -> Standing {
+        // A limit that became smaller leaves a time beyond its own until the next charge cuts it.
         let tat = self.table.peek(demand.key, demand.class, now);
+        let tat = tat.min(now + demand.bucket.capacity_ns());
         let wait_ns = match gcra::ask(demand.bucket, tat, demand.cost, now) {
             gcra::Answer::Admit(_) => Some(0),
             gcra::Answer::Wait(ns) => Some(ns),

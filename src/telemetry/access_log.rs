@@ -22,6 +22,8 @@ const SHARDS: usize = 8;
 const SHARD_BYTES: usize = 2 << 20;
 /// How long a line waits at most before it is written.
 const WRITE_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH_TIME: Duration = Duration::from_millis(500);
 
 /// What is written about one request.
 #[derive(Debug, Serialize)]
@@ -169,10 +171,18 @@ impl AccessLog {
         }
     }
 
-    /// Writes out everything recorded so far.
+    /// Writes out everything recorded so far, or what the output takes of it in
+    /// [`FLUSH_TIME`]: a reader that stands still must not keep the process from ending.
     pub fn flush(&self) {
-        let mut output = lock(&self.0.output);
-        self.0.write_out(&mut output);
+        let (done, flushed) = std::sync::mpsc::channel();
+        let shared = self.0.clone();
+        let write = move || {
+            shared.write_out(&mut lock(&shared.output));
+            let _ = done.send(());
+        };
+        if std::thread::Builder::new().name("access-log-flush".into()).spawn(write).is_ok() {
+            let _ = flushed.recv_timeout(FLUSH_TIME);
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The real binary, configured by a test and ended with it.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
@@ -13,134 +12,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::builder::GatewayBuilder;
 use super::client::{Client, Reply};
+use super::series::Series;
 use super::upstream::Upstream;
 use super::wait::{DEADLINE, eventually};
-
-/// How often a gateway is started anew because somebody took one of its ports.
-const START_ATTEMPTS: usize = 5;
-
-/// Limits nobody reaches by accident, for tests that are about something else.
-const WIDE_TIERS: &str = "free: {rate: 100000/s, burst: 100000}";
-
-/// What a test says about the gateway it wants. Each text is YAML as it stands
-/// under the key of its name, indented as the test likes.
-#[derive(Clone, Debug)]
-pub struct GatewayBuilder {
-    server: String,
-    clients: String,
-    tiers: String,
-    limits: String,
-    upstreams: String,
-    routes: String,
-    admin: String,
-    env: Vec<(String, String)>,
-}
-
-impl GatewayBuilder {
-    /// Further keys of `server`, beside the listener.
-    pub fn server(mut self, yaml: &str) -> Self {
-        self.server = yaml.to_owned();
-        self
-    }
-
-    /// The whole of `clients`; without it everybody is known by address.
-    pub fn clients(mut self, yaml: &str) -> Self {
-        self.clients = yaml.to_owned();
-        self
-    }
-
-    /// The whole of `tiers`; without it one tier `free` that nobody exhausts.
-    pub fn tiers(mut self, yaml: &str) -> Self {
-        self.tiers = yaml.to_owned();
-        self
-    }
-
-    /// The list `limits`.
-    pub fn limits(mut self, yaml: &str) -> Self {
-        self.limits = yaml.to_owned();
-        self
-    }
-
-    /// The whole of `upstreams`.
-    pub fn upstreams(mut self, yaml: &str) -> Self {
-        self.upstreams = yaml.to_owned();
-        self
-    }
-
-    /// One more upstream with one server.
-    pub fn upstream(mut self, name: &str, server: SocketAddr) -> Self {
-        let _ = writeln!(self.upstreams, "{name}: {{servers: [\"{server}\"]}}");
-        self
-    }
-
-    /// The list `routes`.
-    pub fn routes(mut self, yaml: &str) -> Self {
-        self.routes = yaml.to_owned();
-        self
-    }
-
-    /// Further keys of `admin`, beside the listener.
-    pub fn admin(mut self, yaml: &str) -> Self {
-        self.admin = yaml.to_owned();
-        self
-    }
-
-    /// A variable of the gateway's environment.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// The configuration file with these listeners.
-    pub fn yaml(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> String {
-        let mut yaml = format!("server:\n  listen: \"{data}\"\n  workers: 1\n");
-        yaml.push_str(&indented(&self.server));
-        let _ = write!(yaml, "admin:\n  listen: \"{admin}\"\n{}", indented(&self.admin));
-        let _ = writeln!(yaml, "metrics:\n  listen: \"{metrics}\"");
-        for (key, fragment) in [
-            ("clients", &self.clients),
-            ("tiers", &self.tiers),
-            ("limits", &self.limits),
-            ("upstreams", &self.upstreams),
-            ("routes", &self.routes),
-        ] {
-            if !fragment.trim().is_empty() {
-                let _ = write!(yaml, "{key}:\n{}", indented(fragment));
-            }
-        }
-        yaml
-    }
-
-    /// Starts it and waits until it is ready.
-    #[track_caller]
-    pub fn start(&self) -> Gateway {
-        for _ in 0..START_ATTEMPTS {
-            let [data, admin, metrics] = free_addresses();
-            match self.spawn(data, admin, metrics).ready() {
-                Ok(gateway) => return gateway,
-                Err(why) if port_taken(&why) => {}
-                Err(why) => panic!("{why}"),
-            }
-        }
-        panic!("no free ports in {START_ATTEMPTS} attempts");
-    }
-
-    /// Starts it on these addresses and does not wait.
-    #[track_caller]
-    pub fn spawn(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> Gateway {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = dir.path().join("tollgate.yaml");
-        fs::write(&config, self.yaml(data, admin, metrics)).expect("the configuration");
-        let mut command = command(dir.path());
-        command.arg("run").arg("-c").arg(&config);
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        let mut child = command.spawn().expect("the binary starts");
-        let stdout = collect(child.stdout.take());
-        let stderr = collect(child.stderr.take());
-        Gateway { child, dir, data, admin, metrics, stdout, stderr, ended: None }
-    }
-}
 
 /// A running gateway. Dropping it ends its process, and only that.
 #[derive(Debug)]
@@ -161,16 +37,7 @@ pub struct Gateway {
 impl Gateway {
     /// Nothing but listeners and wide tiers; upstreams and routes are still to be said.
     pub fn builder() -> GatewayBuilder {
-        GatewayBuilder {
-            server: String::new(),
-            clients: "identify: [ip]\ndefault_tier: free".to_owned(),
-            tiers: WIDE_TIERS.to_owned(),
-            limits: String::new(),
-            upstreams: String::new(),
-            routes: String::new(),
-            admin: String::new(),
-            env: Vec::new(),
-        }
+        GatewayBuilder::default()
     }
 
     /// One route named `all` that sends every path to this upstream, named `main`.
@@ -178,6 +45,23 @@ impl Gateway {
         Self::builder()
             .upstream("main", upstream.address())
             .routes("- {name: all, path: /, upstream: main}")
+    }
+
+    /// Starts the binary with this configuration, which names these addresses (data,
+    /// admin, metrics), and does not wait.
+    #[track_caller]
+    pub(super) fn launch(yaml: &str, env: &[(String, String)], at: [SocketAddr; 3]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = dir.path().join("tollgate.yaml");
+        fs::write(&config, yaml).expect("the configuration");
+        let mut command = command(dir.path());
+        command.arg("run").arg("-c").arg(&config);
+        command.envs(env.iter().map(|(name, value)| (name, value)));
+        let mut child = command.spawn().expect("the binary starts");
+        let stdout = collect(child.stdout.take());
+        let stderr = collect(child.stderr.take());
+        let [data, admin, metrics] = at;
+        Self { child, dir, data, admin, metrics, stdout, stderr, ended: None }
     }
 
     /// A new connection to the data port.
@@ -198,6 +82,54 @@ impl Gateway {
     pub fn admin_get(&self, target: &str) -> Reply {
         let host = self.admin.to_string();
         Client::connect(self.admin).get_with(target, &[("Host", &host), ("Connection", "close")])
+    }
+
+    /// Any request on the admin port, on a connection of its own. A body without a
+    /// Content-Type of the test's own is JSON.
+    #[track_caller]
+    pub fn admin_request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        let given = |name: &str| headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
+        let host = self.admin.to_string();
+        let mut all = vec![("Connection", "close")];
+        if !given("host") {
+            all.push(("Host", &host));
+        }
+        if !body.is_empty() && !given("content-type") {
+            all.push(("Content-Type", "application/json"));
+        }
+        all.extend_from_slice(headers);
+        Client::connect(self.admin).request(method, target, &all, body.as_bytes())
+    }
+
+    /// PUT of this JSON on the admin port.
+    #[track_caller]
+    pub fn admin_put(&self, target: &str, body: &str) -> Reply {
+        self.admin_request("PUT", target, &[], body)
+    }
+
+    /// What Prometheus reads from the metrics port.
+    #[track_caller]
+    pub fn series(&self) -> Series {
+        Series::parse(&Client::connect(self.metrics).get("/metrics").text())
+    }
+
+    /// What Prometheus reads once this sample has this value: a request is counted
+    /// when all of it is over, a moment after its answer.
+    #[track_caller]
+    pub fn series_once(&self, sample: &str, value: f64) -> Series {
+        let mut last = Series::default();
+        let found = eventually(DEADLINE, || {
+            last = self.series();
+            ((last.value(sample) - value).abs() < 1e-9).then_some(())
+        });
+        assert!(found.is_some(), "{sample} is {}, not {value}", last.value(sample));
+        last
     }
 
     /// The status of GET /ready, where anybody answers.
@@ -265,7 +197,7 @@ impl Gateway {
     }
 
     /// Polls until /ready says so; the error holds what it printed.
-    fn ready(mut self) -> Result<Self, String> {
+    pub(super) fn ready(mut self) -> Result<Self, String> {
         let ready = eventually(DEADLINE, || {
             if !self.is_running() {
                 return Some(false);
@@ -371,15 +303,7 @@ pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
     })
 }
 
-fn port_taken(why: &str) -> bool {
+pub(super) fn port_taken(why: &str) -> bool {
     let why = why.to_ascii_lowercase();
     why.contains("in use") || why.contains("already taken")
-}
-
-/// The text with the least indentation of its lines replaced by two blanks.
-fn indented(text: &str) -> String {
-    let lines = || text.lines().filter(|line| !line.trim().is_empty());
-    let margin = |line: &str| line.len() - line.trim_start().len();
-    let least = lines().map(margin).min().unwrap_or(0);
-    lines().map(|line| format!("  {}\n", &line[least..])).collect()
 }

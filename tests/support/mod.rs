@@ -16,14 +16,18 @@
     reason = "a kit that fails a test does so by panicking, outside of the test function too"
 )]
 
+mod builder;
 mod client;
 mod gateway;
+mod series;
 mod upstream;
 mod wait;
 mod wire;
 
+pub use builder::GatewayBuilder;
 pub use client::{Client, End, Reply};
-pub use gateway::{Finished, Gateway, GatewayBuilder, free_addresses, run_to_exit};
+pub use gateway::{Finished, Gateway, free_addresses, run_to_exit};
+pub use series::Series;
 pub use upstream::{Answer, Gate, Recorded, Upstream, ok};
 pub use wait::{DEADLINE, eventually, until};
 pub use wire::{Head, Pattern};

@@ -1,0 +1,19 @@
+//! The admin API over real sockets: what it shows, what it changes, and whom it
+//! turns away.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what tests share fails them by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod document;
+mod figures;
+mod guarding;
+mod input;
+mod reading;
+mod starting;

@@ -1,0 +1,172 @@
+//! What a test says about the gateway it wants.
+
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener};
+
+use super::gateway::{Gateway, free_addresses, port_taken};
+
+/// How often a gateway is started anew because somebody took one of its ports.
+const START_ATTEMPTS: usize = 5;
+
+/// Limits nobody reaches by accident, for tests that are about something else.
+const WIDE_TIERS: &str = "free: {rate: 100000/s, burst: 100000}";
+
+/// What a test says about the gateway it wants. Each text is YAML as it stands
+/// under the key of its name, indented as the test likes.
+#[derive(Clone, Debug)]
+pub struct GatewayBuilder {
+    server: String,
+    clients: String,
+    tiers: String,
+    limits: String,
+    upstreams: String,
+    routes: String,
+    admin: String,
+    limiter: String,
+    env: Vec<(String, String)>,
+}
+
+impl Default for GatewayBuilder {
+    fn default() -> Self {
+        Self {
+            server: String::new(),
+            clients: "identify: [ip]\ndefault_tier: free".to_owned(),
+            tiers: WIDE_TIERS.to_owned(),
+            limits: String::new(),
+            upstreams: String::new(),
+            routes: String::new(),
+            admin: String::new(),
+            limiter: String::new(),
+            env: Vec::new(),
+        }
+    }
+}
+
+impl GatewayBuilder {
+    /// Further keys of `server`, beside the listener.
+    pub fn server(mut self, yaml: &str) -> Self {
+        self.server = yaml.to_owned();
+        self
+    }
+
+    /// The whole of `clients`; without it everybody is known by address.
+    pub fn clients(mut self, yaml: &str) -> Self {
+        self.clients = yaml.to_owned();
+        self
+    }
+
+    /// The whole of `tiers`; without it one tier `free` that nobody exhausts.
+    pub fn tiers(mut self, yaml: &str) -> Self {
+        self.tiers = yaml.to_owned();
+        self
+    }
+
+    /// The list `limits`.
+    pub fn limits(mut self, yaml: &str) -> Self {
+        self.limits = yaml.to_owned();
+        self
+    }
+
+    /// The whole of `upstreams`.
+    pub fn upstreams(mut self, yaml: &str) -> Self {
+        self.upstreams = yaml.to_owned();
+        self
+    }
+
+    /// One more upstream with one server.
+    pub fn upstream(mut self, name: &str, server: SocketAddr) -> Self {
+        let _ = writeln!(self.upstreams, "{name}: {{servers: [\"{server}\"]}}");
+        self
+    }
+
+    /// The list `routes`.
+    pub fn routes(mut self, yaml: &str) -> Self {
+        self.routes = yaml.to_owned();
+        self
+    }
+
+    /// Further keys of `admin`, beside the listener.
+    pub fn admin(mut self, yaml: &str) -> Self {
+        self.admin = yaml.to_owned();
+        self
+    }
+
+    /// The whole of `limiter`.
+    pub fn limiter(mut self, yaml: &str) -> Self {
+        self.limiter = yaml.to_owned();
+        self
+    }
+
+    /// A variable of the gateway's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The configuration file with these listeners.
+    pub fn yaml(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> String {
+        let mut yaml = format!("server:\n  listen: \"{data}\"\n");
+        if !self.server.contains("workers:") {
+            yaml.push_str("  workers: 1\n");
+        }
+        yaml.push_str(&indented(&self.server));
+        let _ = write!(yaml, "admin:\n  listen: \"{admin}\"\n{}", indented(&self.admin));
+        let _ = writeln!(yaml, "metrics:\n  listen: \"{metrics}\"");
+        for (key, fragment) in [
+            ("clients", &self.clients),
+            ("limiter", &self.limiter),
+            ("tiers", &self.tiers),
+            ("limits", &self.limits),
+            ("upstreams", &self.upstreams),
+            ("routes", &self.routes),
+        ] {
+            if !fragment.trim().is_empty() {
+                let _ = write!(yaml, "{key}:\n{}", indented(fragment));
+            }
+        }
+        yaml
+    }
+
+    /// Starts it and waits until it is ready.
+    #[track_caller]
+    pub fn start(&self) -> Gateway {
+        for _ in 0..START_ATTEMPTS {
+            let [data, admin, metrics] = free_addresses();
+            match self.spawn(data, admin, metrics).ready() {
+                Ok(gateway) => return gateway,
+                Err(why) if port_taken(&why) => {}
+                Err(why) => panic!("{why}"),
+            }
+        }
+        panic!("no free ports in {START_ATTEMPTS} attempts");
+    }
+
+    /// Starts it with its data port on `::1`; nothing where there is no IPv6.
+    #[track_caller]
+    pub fn start_on_ipv6(&self) -> Option<Gateway> {
+        for _ in 0..START_ATTEMPTS {
+            let data = TcpListener::bind("[::1]:0").ok()?.local_addr().unwrap();
+            let [admin, metrics] = free_addresses();
+            match self.spawn(data, admin, metrics).ready() {
+                Ok(gateway) => return Some(gateway),
+                Err(why) if port_taken(&why) => {}
+                Err(why) => panic!("{why}"),
+            }
+        }
+        panic!("no free ports in {START_ATTEMPTS} attempts");
+    }
+
+    /// Starts it on these addresses and does not wait.
+    #[track_caller]
+    pub fn spawn(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> Gateway {
+        Gateway::launch(&self.yaml(data, admin, metrics), &self.env, [data, admin, metrics])
+    }
+}
+
+/// The text with the least indentation of its lines replaced by two blanks.
+fn indented(text: &str) -> String {
+    let lines = || text.lines().filter(|line| !line.trim().is_empty());
+    let margin = |line: &str| line.len() - line.trim_start().len();
+    let least = lines().map(margin).min().unwrap_or(0);
+    lines().map(|line| format!("  {}\n", &line[least..])).collect()
+}
