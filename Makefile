@@ -43,9 +43,9 @@ bench: build-needs
 	$(CARGO) bench --locked --bench core
 	$(CARGO) bench --locked --bench load
 
-load: build-needs
-	.ci/need 'wrk:wrk'
-	$(CARGO) bench --locked --bench load -- mixed
+load:
+	.ci/need 'wrk:wrk' 'curl:curl'
+	benches/load/mixed.sh
 
 # BINARY installs that file instead of building. Under sudo cargo is usually out
 # of reach: then what `make` built before is installed.

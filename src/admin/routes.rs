@@ -2,7 +2,8 @@
 
 use super::App;
 use super::limits::{CountedBy, LimitCharge};
-use crate::config::{self, Auth, HostMatch, PathMatch};
+use crate::config::{self, Auth};
+use crate::policy::route::{HostMatch, PathMatch};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;

@@ -1,13 +1,14 @@
 //! The configuration as it is in effect, in the shape of the file: defaults filled in, secrets
 //! masked.
 
+use crate::policy::route::{HostMatch, PathMatch};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::value::{duration_text, size_text};
 use super::{
-    AccessLog, AccessLogFormat, Auth, Balance, Clients, Config, Cost, HostMatch, Identifier,
-    PathMatch, Route, Server, Upstream,
+    AccessLog, AccessLogFormat, Auth, Balance, Clients, Config, Cost, Identifier, Route, Server,
+    Upstream,
 };
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::rate::TokenBucket;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::report::quote;
-use super::routes::HostMatch;
+use crate::policy::route::HostMatch;
 
 /// A host, or `*.` and a domain.
 pub(super) fn parse(text: &str) -> Result<HostMatch, String> {

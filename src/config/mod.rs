@@ -29,7 +29,7 @@ use thiserror::Error;
 pub use clients::{ApiKeyHash, Clients, Identifier, KnownClient};
 pub use effective::effective;
 pub use report::{Finding, InFile};
-pub use routes::{Auth, Cost, HostMatch, PathMatch, Route};
+pub use routes::{Auth, Cost, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
 pub use upstreams::{Balance, Timeouts, Upstream, UpstreamServer};
 

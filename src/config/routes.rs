@@ -14,6 +14,7 @@ use super::upstreams::Upstream;
 use super::yaml::Kind;
 use super::{host, path, value};
 use crate::policy::limit::Limit;
+use crate::policy::route::{HostMatch, PathMatch, RouteMatch};
 
 /// One route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,27 +44,11 @@ pub struct Route {
     pub auth: Auth,
 }
 
-/// The paths a route takes. Each begins with `/` and is in normal form: no dot segments, no empty
-/// segments, no needless or dangerous escapes, no query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PathMatch {
-    /// This path alone.
-    Exact(String),
-    /// This path and everything below it, on segment borders; without a slash at the end, except
-    /// that everything is `/`.
-    Prefix(String),
-    /// Segments that are literal or `{name}`, which takes any one segment.
-    Pattern(String),
-}
-
-/// The hosts a route takes, in lower case and without a port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum HostMatch {
-    /// This host.
-    Exact(String),
-    /// Every host below this domain, written `*.example.com`; held as `example.com`, which itself
-    /// does not match.
-    Suffix(String),
+impl Route {
+    /// What the router needs to know of it.
+    pub fn matching(&self) -> RouteMatch<'_> {
+        RouteMatch { path: &self.path, hosts: &self.hosts, methods: &self.methods }
+    }
 }
 
 /// Whether a route asks for an API key.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::limit::{LimitCost, LimitKey};
+use crate::policy::route::{HostMatch, PathMatch};
 
 fn no_env(_: &str) -> Option<String> {
     None

@@ -8,9 +8,10 @@ use super::clients::Identifier;
 use super::path::parameter;
 use super::raw::{Field, Section};
 use super::report::{Report, quote};
-use super::routes::{Auth, HostMatch, PathMatch, Route};
+use super::routes::{Auth, Route};
 use super::{Config, yaml::Kind};
 use crate::policy::limit::{Limit, LimitCost};
+use crate::policy::route::{HostMatch, PathMatch};
 
 /// Looks over a configuration without errors. `auth: required` that cannot be met is the one
 /// error in here; it takes routes and clients together to see it.

@@ -146,7 +146,7 @@ impl Generation {
             digest: limiter.digest(KeyKind::Route, route.name.as_bytes()),
         };
         Generation {
-            router: Router::new(&config.routes),
+            router: Router::new(config.routes.iter().map(config::Route::matching)),
             routes: config.routes.iter().map(route).collect(),
             upstreams: config.upstreams.iter().map(|u| Upstream::new(u, metrics)).collect(),
             tiers: config

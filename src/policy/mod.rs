@@ -5,5 +5,6 @@ pub mod gcra;
 pub mod limit;
 pub mod path;
 pub mod rate;
+pub mod route;
 pub mod router;
 pub mod tier;

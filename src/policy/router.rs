@@ -10,7 +10,7 @@
 //! configuration uses; patterns are a trie over segments. No step looks at all routes, so
 //! the cost does not grow with their number.
 
-use crate::config::{HostMatch, PathMatch, Route};
+use super::route::{HostMatch, PathMatch, RouteMatch};
 use http::Method;
 use std::collections::HashMap;
 
@@ -55,20 +55,20 @@ struct Segment {
 }
 
 impl Router {
-    /// Indexes routes; a [`RouteId`] is an index into the slice.
-    pub fn new(routes: &[Route]) -> Router {
+    /// Indexes routes; a [`RouteId`] is a route's place among them.
+    pub fn new<'a>(routes: impl IntoIterator<Item = RouteMatch<'a>>) -> Router {
         let mut router = Router::default();
         for (id, route) in (0..).map(RouteId).zip(routes) {
-            router.methods.push(route.methods.clone().into());
+            router.methods.push(route.methods.into());
             if route.hosts.is_empty() {
-                router.any_host.insert(&route.path, id);
+                router.any_host.insert(route.path, id);
             }
-            for host in &route.hosts {
+            for host in route.hosts {
                 let index = match host {
                     HostMatch::Exact(name) => router.exact_hosts.entry(name.as_str().into()),
                     HostMatch::Suffix(domain) => router.domains.entry(domain.as_str().into()),
                 };
-                index.or_default().insert(&route.path, id);
+                index.or_default().insert(route.path, id);
             }
         }
         router

@@ -236,42 +236,37 @@ impl GuardedStream {
             ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
             return Poll::Ready(self.pass_body(buf, start));
         }
-        let Phase::Message { head_left, .. } = &mut self.phase else {
+        if let Phase::Message { head_left: left @ 1.., .. } = &mut self.phase {
+            // The head goes alone: a fault in the body behind it must not swallow it.
+            let head = (*left).min(buf.remaining());
+            *left -= head;
+            buf.put_slice(&self.held.split_to(head));
             return Poll::Ready(Ok(()));
-        };
-        let head = (*head_left).min(buf.remaining());
-        *head_left -= head;
-        let is_in_body = *head_left == 0;
-        buf.put_slice(&self.held.split_to(head));
-        if is_in_body {
-            let start = buf.filled().len();
-            let early = self.held.split_to(self.held.len().min(buf.remaining()));
-            let late = std::mem::take(&mut self.held);
-            buf.put_slice(&early);
-            self.pass_body(buf, start)?;
-            self.held.unsplit(late);
         }
+        let start = buf.filled().len();
+        let early = self.held.split_to(self.held.len().min(buf.remaining()));
+        let late = std::mem::take(&mut self.held);
+        buf.put_slice(&early);
+        self.pass_body(buf, start)?;
+        self.held.unsplit(late);
         Poll::Ready(Ok(()))
     }
 
     /// Follows the body through what was just read into `buf` from `start` on, and holds
     /// back what lies behind its end.
     fn pass_body(&mut self, buf: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
-        let mut phase = std::mem::replace(&mut self.phase, Phase::Head);
-        if let Phase::Message { body, .. } = &mut phase {
-            let taken = self.follow(body, &buf.filled()[start..])?;
-            self.held.extend_from_slice(&buf.filled()[start + taken..]);
-            buf.set_filled(start + taken);
+        let Phase::Message { body, .. } = &mut self.phase else { return Ok(()) };
+        match body.advance(&buf.filled()[start..]) {
+            Ok(taken) => {
+                self.held.extend_from_slice(&buf.filled()[start + taken..]);
+                buf.set_filled(start + taken);
+                Ok(())
+            }
+            Err(fault) => {
+                self.fault = Some(fault);
+                Err(io::Error::new(io::ErrorKind::InvalidData, fault))
+            }
         }
-        self.phase = phase;
-        Ok(())
-    }
-
-    fn follow(&mut self, body: &mut BodyTracker, bytes: &[u8]) -> io::Result<usize> {
-        body.advance(bytes).map_err(|fault| {
-            self.fault = Some(fault);
-            io::Error::new(io::ErrorKind::InvalidData, fault)
-        })
     }
 
     /// Reads into `held`; 0 is the end of the stream.

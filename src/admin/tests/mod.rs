@@ -9,15 +9,15 @@ mod reading;
 use super::{AdminState, router};
 use crate::clock;
 use crate::config::{
-    Admin, Auth, Clients, Config, Cost, HostMatch, KnownClient, Limiter,
-    Metrics as MetricsListener, PathMatch, Route, Secret, Server, Timeouts, Upstream,
-    UpstreamServer,
+    Admin, Auth, Clients, Config, Cost, KnownClient, Limiter, Metrics as MetricsListener, Route,
+    Secret, Server, Timeouts, Upstream, UpstreamServer,
 };
 use crate::gateway::Gateway;
 use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::rate::{Period, Rate, TokenBucket};
+use crate::policy::route::{HostMatch, PathMatch};
 use crate::policy::tier::Tiers;
 use crate::store::key::{Key, KeyHasher, KeyKind};
 use crate::store::limiter::{Demand, Verdict};
