@@ -25,9 +25,8 @@ use pingora::server::{ListenFds, RunArgs, ShutdownSignal, ShutdownSignalWatch, S
 use pingora::services::Service as PingoraService;
 use pingora::services::listening::Service;
 use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
-use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::services::background::{BackgroundService, background_service};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -127,6 +126,9 @@ fn server_conf(config: &Config) -> ServerConf {
         threads: 1,
         upstream_keepalive_pool_size: UPSTREAM_POOL,
         max_retries: proxy::MAX_ATTEMPTS,
+        // Pingora's own timers stay in their tree until they expire; nearly all of ours are
+        // cancelled long before, which Tokio's are made for.
+        fast_timeout_to_tokio_threshold_seconds: Some(0),
         grace_period_seconds: Some(config.server.grace_period.as_secs_f64().ceil() as u64),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
@@ -237,7 +239,7 @@ struct Refuser {
 }
 
 impl Answers for Refuser {
-    fn refuse(&self, fault: Fault, peer: Option<&PeerAddress>) -> Bytes {
+    fn refuse(&self, fault: Fault, peer: Option<IpAddr>) -> Bytes {
         let refusal = Refusal::Malformed(fault);
         let trace_id = trace::new();
         let response = refusal::bare_response(&refusal, trace::text(&trace_id));
@@ -251,10 +253,9 @@ impl Answers for Refuser {
 }
 
 impl Refuser {
-    fn account(&self, status: StatusCode, trace_id: &str, peer: Option<&PeerAddress>) {
+    fn account(&self, status: StatusCode, trace_id: &str, client_ip: Option<IpAddr>) {
         self.gateway.generation().no_route.count(status.as_u16());
         if let Some(log) = &self.access_log {
-            let client_ip = peer.and_then(|peer| peer.as_inet()).map(SocketAddr::ip);
             log.record(&Entry::unread(trace_id, client_ip, status.as_u16()));
         }
     }

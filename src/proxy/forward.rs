@@ -5,12 +5,11 @@ use super::context::Context;
 use super::facts::Present;
 use super::{hops, trace};
 use crate::config::Server;
+use crate::wire::guard::Peer;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_core::Result;
 use pingora_http::RequestHeader;
-use std::fmt::Write;
-use std::net::IpAddr;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -78,7 +77,7 @@ impl Pseudonym {
 /// What the gateway knows of a request and tells the upstream.
 pub struct Origin<'a> {
     /// The connection's other end.
-    pub peer: Option<IpAddr>,
+    pub peer: Option<&'a Peer>,
     /// Whether that is a proxy whose word is taken.
     pub is_trusted: bool,
     /// The request's trace id.
@@ -170,20 +169,18 @@ pub(super) fn claims_identity(name: &str) -> bool {
 }
 
 /// The peer's address, behind what a trusted proxy already wrote.
-fn forwarded_for(headers: &HeaderMap, is_trusted: bool, peer: IpAddr) -> HeaderValue {
-    let mut chain = String::with_capacity(48);
-    if is_trusted {
-        for value in headers.get_all(&X_FORWARDED_FOR) {
-            if let Ok(value) = value.to_str() {
-                chain.push_str(value);
-                chain.push_str(", ");
-            }
-        }
+fn forwarded_for(headers: &HeaderMap, is_trusted: bool, peer: &Peer) -> HeaderValue {
+    if !is_trusted {
+        return peer.text.clone();
     }
-    // Writing to a string cannot fail, and an address is a valid value.
-    let _ = write!(chain, "{peer}");
-    HeaderValue::from_maybe_shared(Bytes::from(chain))
-        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    let mut chain = Vec::with_capacity(64);
+    for value in headers.get_all(&X_FORWARDED_FOR) {
+        chain.extend_from_slice(value.as_bytes());
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(peer.text.as_bytes());
+    // Values joined by a comma are a value.
+    HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or_else(|_| peer.text.clone())
 }
 
 #[cfg(test)]

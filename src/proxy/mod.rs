@@ -33,7 +33,6 @@ use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use refusal::Refusal;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -90,8 +89,9 @@ impl ProxyHttp for Proxy {
                 if session.is_upgrade_req() {
                     session.set_read_timeout(Some(failure::UPGRADED_IDLE));
                 }
+                let peer = guard(session).and_then(GuardedStream::peer).cloned();
                 let origin = Origin {
-                    peer: peer_address(session),
+                    peer: peer.as_ref(),
                     is_trusted: ctx.is_from_trusted_proxy,
                     trace_id: &ctx.trace_id,
                     has,
@@ -311,9 +311,4 @@ impl ProxyHttp for Proxy {
 
 fn guard(session: &Session) -> Option<&GuardedStream> {
     session.as_downstream().stream().and_then(GuardedStream::of)
-}
-
-fn peer_address(session: &Session) -> Option<IpAddr> {
-    let address = session.client_addr()?.as_inet()?;
-    Some(address.ip().to_canonical())
 }

@@ -8,14 +8,14 @@ use bytes::{Bytes, BytesMut};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::server::ShutdownWatch;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
 /// What the guard reports and how it answers.
 pub trait Answers: Send + Sync + 'static {
     /// The complete response to a head that is refused; it ends the connection.
-    fn refuse(&self, fault: Fault, peer: Option<&SocketAddr>) -> Bytes;
+    fn refuse(&self, fault: Fault, peer: Option<IpAddr>) -> Bytes;
     /// A head that passed was refused by the parser all the same.
     fn parser_refused(&self);
 }

@@ -16,10 +16,12 @@ use super::fault::Fault;
 use super::head::{self, HeadLimits};
 use super::lingering;
 use bytes::{Buf, Bytes, BytesMut};
-use pingora_core::protocols::{IO, SocketDigest, Stream};
+use http::HeaderValue;
+use pingora_core::protocols::{IO, Stream};
 use std::future::poll_fn;
 use std::io::{self, Cursor};
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,9 +52,28 @@ enum Phase {
     Tunnel,
 }
 
+/// The other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address; an IPv4 address also where the socket speaks IPv6.
+    pub address: IpAddr,
+    /// The address as text, made once a connection.
+    pub text: HeaderValue,
+}
+
+impl Peer {
+    fn of(io: &Stream) -> Option<Peer> {
+        let digest = io.get_socket_digest()?;
+        let address = digest.peer_addr()?.as_inet()?.ip().to_canonical();
+        let text = HeaderValue::try_from(address.to_string()).ok()?;
+        Some(Peer { address, text })
+    }
+}
+
 /// A connection that is read message by message.
 pub struct GuardedStream {
     pub(super) io: Stream,
+    peer: Option<Peer>,
     phase: Phase,
     /// Read from the connection and not handed on yet.
     held: BytesMut,
@@ -77,6 +98,7 @@ impl GuardedStream {
         rescue: Rescue,
     ) -> GuardedStream {
         GuardedStream {
+            peer: Peer::of(&io),
             io,
             phase: Phase::Head,
             held,
@@ -101,6 +123,11 @@ impl GuardedStream {
         let mut guarded: Box<GuardedStream> = stream.into_any().downcast().ok()?;
         *guarded.is_taken.get_mut() = false;
         Some(guarded)
+    }
+
+    /// The connection's other end.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
     }
 
     /// Pingora has made a request of the message.
@@ -220,8 +247,7 @@ impl GuardedStream {
     }
 
     fn refuse(&mut self, fault: Fault) {
-        let digest = self.io.get_socket_digest();
-        let peer = digest.as_deref().and_then(SocketDigest::peer_addr);
+        let peer = self.peer.as_ref().map(|peer| peer.address);
         self.phase = Phase::Refusing(self.answers.refuse(fault, peer));
     }
 
