@@ -278,8 +278,8 @@ impl ShutdownSignalWatch for Stop {
             log::error!("signals cannot be received; stopping, for nothing else could stop it");
             return ShutdownSignal::FastShutdown;
         };
-        self.gateway.lifecycle.advance(Stage::Ready);
         self.say_ready();
+        self.gateway.lifecycle.advance(Stage::Ready);
         tokio::select! {
             _ = terminate.recv() => {
                 log::info!("stopping: draining for at most {:?}", self.config.server.grace_period);

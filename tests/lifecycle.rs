@@ -288,6 +288,7 @@ fn the_access_log_can_go_to_standard_output() {
 fn without_an_access_log_requests_leave_no_line() {
     let upstream = Upstream::new();
     let gateway = Gateway::before(&upstream).start();
+    until("it has said that it serves", || gateway.stderr().contains("serving on").then_some(()));
     let before = (gateway.stdout(), gateway.stderr());
     assert_eq!(gateway.get("/unlogged").status, 200);
     until("it is counted", || {
