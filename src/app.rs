@@ -256,7 +256,8 @@ impl Refuser {
     fn account(&self, status: StatusCode, trace_id: &str, client_ip: Option<IpAddr>) {
         self.gateway.generation().no_route.count(status.as_u16());
         if let Some(log) = &self.access_log {
-            log.record(&Entry::unread(trace_id, client_ip, status.as_u16()));
+            let client_ip = client_ip.map(|ip| ip.to_string());
+            log.record(&Entry::unread(trace_id, client_ip.as_deref(), status.as_u16()));
         }
     }
 }

@@ -17,6 +17,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod ballast;
 pub mod clock;
 pub mod config;
 pub mod demo;

@@ -2,11 +2,13 @@
 
 use super::context::Context;
 use super::refusal::Refusal;
-use super::{Proxy, trace};
+use super::{Proxy, guard, trace};
 use crate::clock;
 use crate::telemetry::access_log::Entry;
+use crate::wire::guard::GuardedStream;
 use http::{Version, header};
 use pingora_proxy::Session;
+use std::borrow::Cow;
 use std::time::Duration;
 
 impl Proxy {
@@ -27,11 +29,12 @@ impl Proxy {
             None => (target, None),
         };
         let generation = &ctx.generation;
+        let client_ip = source_text(session, ctx);
         log.record(&Entry {
             time: clock::timestamp(),
             trace_id: trace::text(&ctx.trace_id),
             client: ctx.identity.as_ref().map_or("", |identity| &identity.name),
-            client_ip: ctx.source,
+            client_ip: client_ip.as_deref(),
             tier: ctx.tier().map_or("none", |tier| &generation.config.tiers.get(tier).name),
             method: request.method.as_str(),
             host: text(header::HOST).unwrap_or_default(),
@@ -39,7 +42,7 @@ impl Proxy {
             query,
             protocol: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
             route: ctx.route.map_or("none", |route| &generation.route_config(route).name),
-            upstream: ctx.attempt.server,
+            upstream: ctx.attempt.server.as_deref(),
             attempts: ctx.attempt.count,
             status,
             bytes_sent: session.body_bytes_sent(),
@@ -52,5 +55,15 @@ impl Proxy {
             user_agent: text(header::USER_AGENT),
             referer: text(header::REFERER),
         });
+    }
+}
+
+/// The request's source address; the peer's own is already there as text.
+fn source_text<'a>(session: &'a Session, ctx: &Context) -> Option<Cow<'a, str>> {
+    let source = ctx.source?;
+    let peer = guard(session).and_then(GuardedStream::peer);
+    match peer.filter(|peer| peer.address == source).map(|peer| peer.text.to_str()) {
+        Some(Ok(text)) => Some(Cow::Borrowed(text)),
+        _ => Some(Cow::Owned(source.to_string())),
     }
 }

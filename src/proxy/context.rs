@@ -9,7 +9,7 @@ use crate::proxy::refusal::Refusal;
 use crate::registry::identity::Identity;
 use crate::store::limiter::Standing;
 use http::HeaderValue;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,8 +65,8 @@ pub struct Attempt {
     pub count: u32,
     /// Whether the last one has no outcome yet.
     pub is_open: bool,
-    /// The server last asked.
-    pub server: Option<SocketAddr>,
+    /// The address of the server last asked.
+    pub server: Option<Arc<str>>,
 }
 
 impl Context {

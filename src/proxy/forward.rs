@@ -132,7 +132,7 @@ pub fn finish(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     }
     if !ctx.has_host {
         // HTTP/1.0 without Host; the upstream is spoken to in HTTP/1.1.
-        let name = ctx.attempt.server.map(|server| server.to_string()).unwrap_or_default();
+        let name = ctx.attempt.server.as_deref().unwrap_or_default();
         request.insert_header("Host", name)?;
     }
     Ok(())

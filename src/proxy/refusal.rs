@@ -201,25 +201,32 @@ impl Refusal {
         retry.into_iter().chain(extra)
     }
 
-    /// The problem document.
+    /// The problem document. Put together from its pieces: under attack this is the text
+    /// the gateway writes most.
     pub fn body(&self, trace_id: &str) -> String {
-        let row = self.row();
-        let mut body = String::with_capacity(288);
         // Every string here is our own, a checked name or a checked trace id: none holds a
-        // quote or a backslash. Writing to a string cannot fail.
-        let _ = write!(
-            body,
-            "{{\"type\":\"urn:tollgate:problem:{}\",\"title\":\"{}\",\"status\":{},\"detail\":\"{}\",\"trace_id\":\"{trace_id}\"",
-            row.kind,
-            row.title,
-            row.status.as_u16(),
-            row.detail,
-        );
+        // quote or a backslash.
+        let row = self.row();
+        let mut body = String::with_capacity(320);
+        body.push_str("{\"type\":\"urn:tollgate:problem:");
+        body.push_str(row.kind);
+        body.push_str("\",\"title\":\"");
+        body.push_str(row.title);
+        body.push_str("\",\"status\":");
+        body.push_str(row.status.as_str());
+        body.push_str(",\"detail\":\"");
+        body.push_str(&row.detail);
+        body.push_str("\",\"trace_id\":\"");
+        body.push_str(trace_id);
+        body.push('"');
         if let Self::RateLimited { policy, .. } = self {
-            let _ = write!(body, ",\"policy\":\"{policy}\"");
+            body.push_str(",\"policy\":\"");
+            body.push_str(policy);
+            body.push('"');
         }
         if let Some(seconds) = self.retry_after_seconds() {
-            let _ = write!(body, ",\"retry_after_seconds\":{seconds}");
+            body.push_str(",\"retry_after_seconds\":");
+            body.push_str(itoa::Buffer::new().format(seconds));
         }
         body.push_str("}\n");
         body

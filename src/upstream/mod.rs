@@ -21,6 +21,8 @@ pub struct Upstream {
 
 struct Server {
     address: SocketAddr,
+    /// The address as text, for logs and headers.
+    name: Arc<str>,
     /// Made once; an attempt takes a copy.
     peer: HttpPeer,
 }
@@ -31,6 +33,7 @@ impl Upstream {
         let weights: Vec<u32> = config.servers.iter().map(|server| server.weight).collect();
         let servers = config.servers.iter().map(|server| Server {
             address: server.address,
+            name: server.address.to_string().into(),
             peer: peer(server.address, config.timeouts),
         });
         Upstream {
@@ -41,10 +44,10 @@ impl Upstream {
         }
     }
 
-    /// The server whose turn it is; `None` when there is none.
-    pub fn next_peer(&self) -> Option<(SocketAddr, Box<HttpPeer>)> {
+    /// The address and the peer of the server whose turn it is; `None` when there is none.
+    pub fn next_peer(&self) -> Option<(Arc<str>, Box<HttpPeer>)> {
         let server = self.servers.get(self.turns.next()?)?;
-        Some((server.address, Box::new(server.peer.clone())))
+        Some((server.name.clone(), Box::new(server.peer.clone())))
     }
 
     /// The servers' addresses.

@@ -3,6 +3,7 @@
 use super::fault::Fault;
 use super::guard::{GuardedStream, Rescue};
 use super::head::HeadLimits;
+use crate::ballast::keep_pages;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
@@ -40,6 +41,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
     /// Serves a connection request by request: what Pingora does for HTTP/1 as well, with
     /// the wait between requests in front of it instead of within.
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        keep_pages();
         let rescue = Rescue::default();
         let mut stopping = shutdown.clone();
         let guarded = GuardedStream::new(
