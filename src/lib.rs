@@ -17,7 +17,6 @@
 
 pub mod admin;
 pub mod app;
-pub mod ballast;
 pub mod clock;
 pub mod config;
 pub mod demo;

@@ -1,9 +1,9 @@
 //! The guard around a Pingora application.
 
+use super::ballast::keep_pages;
 use super::fault::Fault;
 use super::guard::{GuardedStream, Rescue};
 use super::head::HeadLimits;
-use crate::ballast::keep_pages;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};

@@ -2,6 +2,7 @@
 //! parser that is kinder than it should be sees them.
 
 pub mod app;
+mod ballast;
 pub mod body;
 pub mod fault;
 pub mod guard;

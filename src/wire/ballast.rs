@@ -2,7 +2,7 @@
 //!
 //! Serving a request takes a few large allocations: the request's future, buffers for its
 //! heads. mimalloc gives a page back as soon as its last block is freed, and because idle
-//! connections wait outside Pingora (see [`crate::wire::app`]) a worker often has not one
+//! connections wait outside Pingora (see [`super::app`]) a worker often has not one
 //! such block between two requests. It would fetch and return the same pages for every
 //! request. One block of each size that is never freed keeps them.
 
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Makes sure the calling thread has its blocks. Costs nothing after the first time.
-pub fn keep_pages() {
+pub(super) fn keep_pages() {
     BLOCKS.with(|blocks| {
         black_box(blocks.len());
     });
