@@ -35,7 +35,7 @@ pub struct Present {
     pub upgrade: bool,
     /// Another header that concerns this connection only; see [`is_hop_by_hop`].
     pub hop_by_hop: bool,
-    /// A header that claims an identity; see [`claims_identity`].
+    /// A header that claims an identity towards the upstream.
     pub claims: bool,
 }
 

@@ -171,7 +171,7 @@ impl AccessLog {
     }
 
     /// Writes out everything recorded so far, or what the output takes of it in
-    /// [`FLUSH_TIME`]: a reader that stands still must not keep the process from ending.
+    /// `FLUSH_TIME`: a reader that stands still must not keep the process from ending.
     pub fn flush(&self) {
         let (done, flushed) = std::sync::mpsc::channel();
         let shared = self.0.clone();
