@@ -66,7 +66,7 @@ impl Proxy {
             caller: &caller,
             source,
         };
-        let charged = toll::charge(&toll, &self.gateway, ctx);
+        let charged = toll::charge(&toll, &self.gateway, &generation, ctx);
         ctx.identity = Some(caller.identity);
         charged.map(|()| Passage::Forward(facts.has))
     }

@@ -70,17 +70,18 @@ impl Proxy {
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Context;
+    /// Boxed, because Pingora moves it and futures that hold it around more than once.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.gateway.generation())
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(self.gateway.generation()))
     }
 
     /// Pingora's own module, compression, is not used; not building it saves an allocation a
     /// request.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         if let Some(guard) = guard(session) {
             guard.take_request();
         }
@@ -117,7 +118,7 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<Box<HttpPeer>> {
         let upstream = ctx.route.map(|route| ctx.generation.route_config(route).upstream);
         let chosen = upstream.and_then(|upstream| ctx.generation.upstreams[upstream].next_peer());
@@ -136,7 +137,7 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
         error: Box<Error>,
     ) -> Box<Error> {
         self.close_attempt(ctx, AttemptOutcome::Connect);
@@ -147,7 +148,7 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         upstream_request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         forward::finish(upstream_request, ctx)
     }
@@ -157,7 +158,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         let Some(body) = body else { return Ok(()) };
         if session.was_upgraded() {
@@ -178,7 +179,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             return Err(give_up(ctx, Refusal::UpstreamFailed));
@@ -198,7 +199,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         _body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
         // What has begun to reach the client cannot become a 504; the connection ends.
         if ctx.is_overdue() && !end_of_stream && !session.was_upgraded() {
@@ -211,7 +212,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         let version = session.req_header().version;
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -229,7 +230,7 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
         client_reused: bool,
     ) -> Box<Error> {
         self.close_attempt(ctx, outcome_of(&error, ctx));
@@ -251,7 +252,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         error: &Error,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> FailToProxy {
         let refusal = ctx.refusal.take().or_else(|| refusal_of(error, session));
         let code = refusal.as_ref().map_or(CLIENT_GONE, |refusal| refusal.status().as_u16());
@@ -276,7 +277,7 @@ impl ProxyHttp for Proxy {
 
     /// Failures are in the metrics and the access log, with their cause; a line each in the
     /// process's log as well would only be a way to fill a disk.
-    fn suppress_error_log(&self, session: &Session, _ctx: &Context, error: &Error) -> bool {
+    fn suppress_error_log(&self, session: &Session, _ctx: &Box<Context>, error: &Error) -> bool {
         log::debug!("{}: {error}", session.request_summary());
         true
     }
@@ -284,14 +285,14 @@ impl ProxyHttp for Proxy {
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _ctx: &Context,
+        _ctx: &Box<Context>,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {
         true
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         if ctx.is_probe {
             return;
         }

@@ -34,24 +34,28 @@ pub struct Toll<'a> {
 ///
 /// # Errors
 /// The policy that refused; nothing is charged then.
-pub fn charge(toll: &Toll<'_>, gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal> {
-    let generation = ctx.generation.clone();
-    let demands = demands(toll, gateway, &generation);
+pub fn charge(
+    toll: &Toll<'_>,
+    gateway: &Gateway,
+    generation: &Generation,
+    ctx: &mut Context,
+) -> Result<(), Refusal> {
+    let demands = demands(toll, gateway, generation);
     let tiers = &generation.config.tiers;
     let overflow = &tiers.get(tiers.default_tier()).bucket;
     let now = clock::ns_at(ctx.started);
     match gateway.limiter.decide(&demands, overflow, now, clock::now_ns) {
         Verdict::Admitted(tightest) => {
             for demand in &demands {
-                let policy = policy_at(&generation, toll, demand.policy);
+                let policy = policy_at(generation, toll, demand.policy);
                 policy.allowed.fetch_add(1, Ordering::Relaxed);
             }
-            ctx.rate_limit = tightest.map(|standing| describe(&generation, toll, standing));
+            ctx.rate_limit = tightest.map(|standing| describe(generation, toll, standing));
             Ok(())
         }
         Verdict::Refused(standing) => {
-            let limit = describe(&generation, toll, standing);
-            policy_at(&generation, toll, standing.policy).limited.fetch_add(1, Ordering::Relaxed);
+            let limit = describe(generation, toll, standing);
+            policy_at(generation, toll, standing.policy).limited.fetch_add(1, Ordering::Relaxed);
             let tier = toll.caller.identity.standing.tier;
             generation.count_refusal(&gateway.metrics, toll.route, tier.0, standing.policy);
             let refusal = Refusal::RateLimited { policy: limit.policy.clone(), standing };

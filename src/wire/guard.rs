@@ -31,6 +31,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes read at a time while a head is collected.
 const READ_SIZE: usize = 4_096;
+/// The largest buffer an idle connection keeps. Most heads fit; others take a new one.
+const KEPT_BUFFER: usize = 1_024;
 /// Empty lines in front of a request that are skipped (RFC 9112, section 2.2, asks for one).
 const MAX_LEADING_LINES: usize = 2;
 
@@ -367,8 +369,7 @@ impl AsyncRead for GuardedStream {
             // Pingora reads only what `next_request` has let through.
             Phase::Head | Phase::Refusing(_) | Phase::Refused => Poll::Ready(Ok(())),
         };
-        if this.held.is_empty() && this.held.capacity() > 0 {
-            // An idle connection keeps no buffer.
+        if this.held.is_empty() && this.held.capacity() > KEPT_BUFFER {
             this.held = BytesMut::new();
         }
         read
