@@ -4,3 +4,6 @@
 pub mod key;
 pub mod limiter;
 pub mod table;
+
+#[cfg(test)]
+mod tests;
