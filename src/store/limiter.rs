@@ -65,11 +65,12 @@ impl Standing {
         }
     }
 
-    /// Whether this policy has a smaller share of its burst left than `other`.
-    fn is_tighter_than(&self, other: &Standing) -> bool {
+    /// Whichever has the smaller share of its burst left; `self` among equals.
+    fn tighter(self, other: Standing) -> Standing {
         // a/b < c/d without division; bursts are far below 2^64, the product is not.
-        u128::from(self.tokens) * u128::from(other.burst)
-            < u128::from(other.tokens) * u128::from(self.burst)
+        let is_other = u128::from(other.tokens) * u128::from(self.burst)
+            < u128::from(self.tokens) * u128::from(other.burst);
+        if is_other { other } else { self }
     }
 }
 
@@ -131,17 +132,11 @@ impl Limiter {
         now: u64,
         clock: impl Fn() -> u64,
     ) -> Verdict {
-        let mut tightest: Option<Standing> = None;
         let mut payments = ArrayVec::<_, MAX_LIMITS_PER_REQUEST>::new();
         for demand in demands {
             match self.charge(demand, overflow, now, &clock) {
                 Charge::Taken { tat, place } => {
                     payments.push((demand, Payment { place, tat, cost: demand.cost, at: now }));
-                    let limit = limit_at(place, demand.bucket, overflow);
-                    let standing = Standing::new(demand, limit, tat, Some(0), now);
-                    if tightest.is_none_or(|other| standing.is_tighter_than(&other)) {
-                        tightest = Some(standing);
-                    }
                 }
                 Charge::Refused { tat, wait_ns, place } => {
                     for (charged, payment) in &payments {
@@ -153,7 +148,11 @@ impl Limiter {
                 }
             }
         }
-        Verdict::Admitted(tightest)
+        let standings = payments.iter().map(|&(demand, Payment { place, tat, .. })| {
+            let limit = limit_at(place, demand.bucket, overflow);
+            Standing::new(demand, limit, tat, Some(0), now)
+        });
+        Verdict::Admitted(standings.reduce(Standing::tighter))
     }
 
     /// How a demand stands towards the bucket of its own key, charging nothing. A key without

@@ -3,6 +3,7 @@
 
 pub mod key;
 pub mod limiter;
+mod set;
 pub mod table;
 
 #[cfg(test)]

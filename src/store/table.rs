@@ -55,44 +55,20 @@
 //! publishes its time in slot 0, and a new bucket starts no earlier than that.
 
 use super::key::Key;
+use super::set::{self, Room, SLOTS_PER_SET, Set, Slot};
+pub use super::set::{Class, Place};
 use crate::policy::gcra::{self, Answer, Tat};
 use crate::policy::rate::TokenBucket;
-use portable_atomic::AtomicU128;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Slots in a set, the shared first one included.
-pub const SLOTS_PER_SET: usize = 16;
-/// The last slots of a set, kept free of unregistered keys.
-const RESERVED_SLOTS: usize = 2;
 /// Bytes a slot takes.
-pub const BYTES_PER_SLOT: usize = size_of::<AtomicU128>();
+pub const BYTES_PER_SLOT: usize = size_of::<Set>() / SLOTS_PER_SET;
 /// How many claims a charge may lose before it settles for the overflow bucket. Each means
 /// that another thread took the same slot; only newcomers to a set that is all but full can
 /// go on doing that to each other.
 const MAX_ROUNDS: usize = 64;
 /// Sets read for an estimate of the occupancy; the whole table up to a million slots.
 const SAMPLED_SETS: usize = 65_536;
-
-/// The state's highest bit marks an announcement; the others make it unique.
-const PENDING: u64 = 1 << 63;
-
-/// Who may use the slots kept in reserve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// A client in the registry, or a key the configuration names.
-    Registered,
-    /// Anything a client can invent: unknown ids, addresses, header values.
-    Unregistered,
-}
-
-/// Which bucket a charge meets; a refund goes back there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// The key's own bucket.
-    Own,
-    /// The bucket its set shares.
-    Overflow,
-}
 
 /// What became of a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,92 +104,11 @@ pub struct Payment {
     pub at: u64,
 }
 
-#[repr(align(256))]
-struct Set([AtomicU128; SLOTS_PER_SET]);
-
 /// The table. See the module's description.
 pub struct Table {
     sets: Box<[Set]>,
     overflowed: AtomicU64,
     announcements: AtomicU64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Slot {
-    fingerprint: u64,
-    state: u64,
-}
-
-impl Slot {
-    const EMPTY: Slot = Slot { fingerprint: 0, state: 0 };
-
-    fn of(word: u128) -> Slot {
-        Slot { fingerprint: (word >> 64) as u64, state: word as u64 }
-    }
-
-    fn word(self) -> u128 {
-        (u128::from(self.fingerprint) << 64) | u128::from(self.state)
-    }
-
-    fn is_pending(self) -> bool {
-        self.state & PENDING != 0
-    }
-
-    /// Empty, or a bucket that is full again.
-    fn is_free(self, now: u64) -> bool {
-        self.state <= now
-    }
-}
-
-impl Set {
-    fn load(&self, index: usize) -> Slot {
-        Slot::of(self.0[index].load(Ordering::SeqCst))
-    }
-
-    fn swap(&self, index: usize, old: Slot, new: Slot) -> bool {
-        self.0[index]
-            .compare_exchange(old.word(), new.word(), Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-    }
-
-    /// Slot indices in the order this key looks at them: from its own starting point, so
-    /// that a key that is there is mostly found at the first look.
-    fn indices(key: Key) -> impl Iterator<Item = usize> {
-        let owned = SLOTS_PER_SET - 1;
-        let start = key.start() % owned;
-        (0..owned).map(move |step| {
-            1 + if start + step < owned { start + step } else { start + step - owned }
-        })
-    }
-
-    fn find(&self, key: Key) -> Option<(usize, Slot)> {
-        Self::indices(key)
-            .map(|index| (index, self.load(index)))
-            .find(|(_, slot)| slot.fingerprint == key.fingerprint() && !slot.is_pending())
-    }
-
-    fn bucket(&self, key: Key, place: Place) -> Option<(usize, Slot)> {
-        match place {
-            Place::Own => self.find(key),
-            Place::Overflow => Some((0, self.load(0))),
-        }
-    }
-
-    /// The latest time at which a bucket of this set was taken over.
-    fn latest_takeover(&self) -> u64 {
-        self.load(0).fingerprint
-    }
-
-    fn publish_takeover(&self, now: u64) {
-        loop {
-            let shared = self.load(0);
-            if shared.fingerprint >= now
-                || self.swap(0, shared, Slot { fingerprint: now, ..shared })
-            {
-                return;
-            }
-        }
-    }
 }
 
 enum Claim {
@@ -227,9 +122,8 @@ impl Table {
     /// power of two of at least one set. Memory is taken once, here.
     pub fn new(slots: usize) -> Table {
         let sets = slots.max(SLOTS_PER_SET).next_power_of_two() / SLOTS_PER_SET;
-        let empty = || Set(std::array::from_fn(|_| AtomicU128::new(0)));
         Table {
-            sets: (0..sets).map(|_| empty()).collect(),
+            sets: (0..sets).map(|_| Set::empty()).collect(),
             overflowed: AtomicU64::new(0),
             announcements: AtomicU64::new(0),
         }
@@ -269,15 +163,37 @@ impl Table {
         if let Some((_, slot)) = set.find(key) {
             return (slot.state, Place::Own);
         }
-        match choose(set, key, class, now) {
-            Err(Claim::SetFull) => (set.load(0).state, Place::Overflow),
-            _ => (0, Place::Own),
+        match set.room_for(key, class, now) {
+            Room::None => (set.load(0).state, Place::Overflow),
+            Room::In(..) | Room::NotNeeded => (0, Place::Own),
         }
     }
 
     /// Takes `cost` tokens from the bucket of `key`, or from the overflow bucket, whose
     /// limit is `overflow`, when the set has no room for the key.
+    #[inline]
     pub fn charge(
+        &self,
+        key: Key,
+        class: Class,
+        bucket: &TokenBucket,
+        overflow: &TokenBucket,
+        cost: u32,
+        now: u64,
+    ) -> Charge {
+        // Nearly every charge finds its bucket at the first look and is done.
+        let (index, slot) = self.set(key).first(key);
+        if slot.is_live_for(key)
+            && let Answer::Admit(tat) = gcra::ask(bucket, slot.state, cost, now)
+            && self.set(key).swap(index, slot, Slot { state: tat, ..slot })
+        {
+            return Charge::Taken { tat, place: Place::Own };
+        }
+        self.charge_anywhere(key, class, bucket, overflow, cost, now)
+    }
+
+    #[inline(never)]
+    fn charge_anywhere(
         &self,
         key: Key,
         class: Class,
@@ -350,6 +266,7 @@ impl Table {
         }
     }
 
+    #[inline(never)]
     fn claim(
         &self,
         set: &Set,
@@ -359,14 +276,15 @@ impl Table {
         cost: u32,
         now: u64,
     ) -> Claim {
-        let (index, old) = match choose(set, key, class, now) {
-            Ok(chosen) => chosen,
-            Err(claim) => return claim,
+        let (index, old) = match set.room_for(key, class, now) {
+            Room::In(index, old) => (index, old),
+            Room::NotNeeded => return Claim::StartOver,
+            Room::None => return Claim::SetFull,
         };
         let Some(announced) = self.announce(set, key, index, old, now) else {
             return Claim::StartOver;
         };
-        if !is_alone(set, key, index) {
+        if !set.is_alone(key, index) {
             set.swap(index, announced, Slot::EMPTY);
             return Claim::StartOver;
         }
@@ -392,7 +310,7 @@ impl Table {
         if old != Slot::EMPTY && !old.is_pending() {
             set.publish_takeover(now);
         }
-        let mark = PENDING | self.announcements.fetch_add(1, Ordering::Relaxed);
+        let mark = set::PENDING | self.announcements.fetch_add(1, Ordering::Relaxed);
         let announced = Slot { fingerprint: key.fingerprint(), state: mark };
         set.swap(index, old, announced).then_some(announced)
     }
@@ -419,45 +337,4 @@ fn refused(answer: Answer, tat: Tat, place: Place) -> Charge {
         Answer::Never | Answer::Admit(_) => None,
     };
     Charge::Refused { tat, wait_ns, place }
-}
-
-fn may_use(index: usize, class: Class) -> bool {
-    class == Class::Registered || index < SLOTS_PER_SET - RESERVED_SLOTS
-}
-
-/// The slot a claim should announce itself in: where the key is announced already, else a
-/// free slot, else somebody else's announcement.
-///
-/// # Errors
-/// How the claim ends without one: the set has no room, or the key has come alive since it
-/// was looked for; in a full set, to overlook that would be to charge the wrong bucket.
-fn choose(set: &Set, key: Key, class: Class, now: u64) -> Result<(usize, Slot), Claim> {
-    let mut free = None;
-    let mut pending = None;
-    for index in Set::indices(key) {
-        let slot = set.load(index);
-        if slot.fingerprint == key.fingerprint() {
-            return if slot.is_pending() { Ok((index, slot)) } else { Err(Claim::StartOver) };
-        }
-        if !may_use(index, class) {
-            continue;
-        }
-        if slot.is_pending() {
-            pending.get_or_insert((index, slot));
-        } else if slot.is_free(now) {
-            free.get_or_insert((index, slot));
-        }
-    }
-    free.or(pending).ok_or(Claim::SetFull)
-}
-
-/// Step two of a claim: no other slot of the set speaks for this key any more.
-fn is_alone(set: &Set, key: Key, own: usize) -> bool {
-    (1..SLOTS_PER_SET).filter(|&index| index != own).all(|index| {
-        let slot = set.load(index);
-        if slot.fingerprint != key.fingerprint() {
-            return true;
-        }
-        slot.is_pending() && set.swap(index, slot, Slot::EMPTY)
-    })
 }
