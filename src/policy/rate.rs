@@ -77,6 +77,21 @@ enum Source {
     PerSecond(u64),
 }
 
+impl Source {
+    /// See [`TokenBucket::window_seconds`].
+    fn window_seconds(self, burst: u64) -> u64 {
+        let seconds = match self {
+            Source::Written(rate) => {
+                let tokens_seconds = u128::from(burst) * u128::from(rate.period.as_seconds());
+                // At most the capacity in seconds, rounded up, hence within 64 bits.
+                tokens_seconds.div_ceil(u128::from(rate.count)) as u64
+            }
+            Source::PerSecond(bits) => (burst as f64 / f64::from_bits(bits)).ceil() as u64,
+        };
+        seconds.max(1)
+    }
+}
+
 /// A token bucket that the limiter can enforce: rate and burst are positive and its time to full
 /// is at most [`MAX_CAPACITY_NS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +99,8 @@ pub struct TokenBucket {
     source: Source,
     burst: u64,
     emission_interval_ns: u64,
+    /// Every decision reports it and it takes a division to find, so it is found once.
+    window_seconds: u64,
 }
 
 /// Why a rate and a burst do not make a bucket.
@@ -147,7 +164,8 @@ impl TokenBucket {
         }
         match emission_interval_ns.checked_mul(burst) {
             Some(capacity) if capacity <= MAX_CAPACITY_NS => {
-                Ok(Self { source, burst, emission_interval_ns })
+                let window_seconds = source.window_seconds(burst);
+                Ok(Self { source, burst, emission_interval_ns, window_seconds })
             }
             _ => Err(BucketError::TooSlow),
         }
@@ -188,15 +206,7 @@ impl TokenBucket {
     /// least 1. It comes from the rate as given, not from the rounded interval, so that `20/s`
     /// with a burst of 200 says 10 and not 11.
     pub fn window_seconds(&self) -> u64 {
-        let seconds = match self.source {
-            Source::Written(rate) => {
-                let tokens_seconds = u128::from(self.burst) * u128::from(rate.period.as_seconds());
-                // At most capacity_ns ÷ 10^9 rounded up, hence within 64 bits.
-                tokens_seconds.div_ceil(u128::from(rate.count)) as u64
-            }
-            Source::PerSecond(bits) => (self.burst as f64 / f64::from_bits(bits)).ceil() as u64,
-        };
-        seconds.max(1)
+        self.window_seconds
     }
 }
 

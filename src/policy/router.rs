@@ -188,3 +188,6 @@ impl Lookup<'_> {
         chosen
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,17 @@
 //! What a bucket is found by: policy, kind of identity and value, hashed with a secret.
 //!
-//! SipHash-1-3 with 128 bits of output (Aumasson and Bernstein, 2012): a keyed
-//! pseudo-random function, so that nobody outside can choose ids that share a slot or a
-//! set. Faster hashes exist whose seed does not protect against chosen input.
+//! SipHash-1-3 (Aumasson and Bernstein, 2012): a keyed pseudo-random function, so that
+//! nobody outside can choose ids that share a slot or a set. Faster hashes exist whose seed
+//! does not protect against chosen input.
 //!
 //! An identity is hashed once a request. The keys of the several limits that count by it
 //! are that digest combined with each policy's own digest by exclusive or: both are
 //! outputs of the same secret function, so two different pairs meet with probability
-//! 2⁻⁶⁴ a pair of fingerprints, as if each had been hashed by itself.
+//! 2⁻⁶⁴, as if each had been hashed by itself. The place in the table follows from the
+//! fingerprint; 128 bits of output would keep them apart and cost half a hash more, for a
+//! chance of meeting that is one in 2⁶⁴ already.
 
-use siphasher::sip128::{Hasher128, SipHasher13};
-use std::hash::Hasher;
+use siphasher::sip::SipHasher13;
 
 /// What kind of thing identifies the holder of a bucket. Part of the key, so that a header
 /// value never meets an address or an API-key client of the same spelling.
@@ -35,20 +36,19 @@ pub enum KeyKind {
 
 /// A digest of an identity or of a policy's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(u64, u64);
+pub struct Digest(u64);
 
 /// The place of one bucket in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     fingerprint: u64,
-    position: u64,
 }
 
 impl Key {
     /// The bucket that `holder` has under `policy`.
     pub fn new(policy: Digest, holder: Digest) -> Key {
         // Zero marks an empty slot.
-        Key { fingerprint: (policy.0 ^ holder.0).max(1), position: policy.1 ^ holder.1 }
+        Key { fingerprint: (policy.0 ^ holder.0).max(1) }
     }
 
     pub(super) fn fingerprint(self) -> u64 {
@@ -56,18 +56,24 @@ impl Key {
     }
 
     pub(super) fn set(self) -> usize {
-        self.position as usize
+        self.fingerprint as usize
     }
 
     /// Where in its set the key looks first; bits the set's number does not use.
     pub(super) fn start(self) -> usize {
-        (self.position >> 58) as usize
+        (self.fingerprint >> 58) as usize
     }
 }
 
+/// Kinds there are, and the zero that none of them is.
+const KINDS: usize = KeyKind::Policy as usize + 1;
+
 /// Hashes identities with a secret drawn at start.
+///
+/// Each kind has a secret of its own, derived from the one: a value is then hashed as it
+/// lies, in one go, instead of being joined to its kind first.
 #[derive(Clone)]
-pub struct KeyHasher(SipHasher13);
+pub struct KeyHasher([SipHasher13; KINDS]);
 
 impl KeyHasher {
     /// A hasher with a secret from the operating system.
@@ -82,15 +88,15 @@ impl KeyHasher {
 
     /// A hasher with this secret.
     pub fn with_secret(secret: &[u8; 16]) -> KeyHasher {
-        KeyHasher(SipHasher13::new_with_key(secret))
+        let root = SipHasher13::new_with_key(secret);
+        KeyHasher(std::array::from_fn(|kind| {
+            let derive = |half| root.hash(&[kind as u8, half]);
+            SipHasher13::new_with_keys(derive(0), derive(1))
+        }))
     }
 
     /// Digests a value of one kind.
     pub fn digest(&self, kind: KeyKind, value: &[u8]) -> Digest {
-        let mut hasher = self.0;
-        hasher.write(value);
-        hasher.write_u8(kind as u8);
-        let hash = hasher.finish128();
-        Digest(hash.h1, hash.h2)
+        Digest(self.0[kind as usize].hash(value))
     }
 }

@@ -2,10 +2,11 @@
 //! charged.
 
 use super::key::{Digest, Key, KeyHasher, KeyKind};
-use super::table::{Charge, Class, Place, Table};
+use super::table::{Charge, Class, Payment, Place, Table};
 use crate::policy::gcra::{self, Tat};
 use crate::policy::limit::MAX_LIMITS;
 use crate::policy::rate::TokenBucket;
+use arrayvec::ArrayVec;
 use std::net::IpAddr;
 
 /// The most limits one request can meet: those of the configuration, the client's tier and
@@ -64,11 +65,12 @@ impl Standing {
         }
     }
 
-    /// Whether this policy has a smaller share of its burst left than `other`.
-    fn is_tighter_than(&self, other: &Standing) -> bool {
+    /// Whichever has the smaller share of its burst left; `self` among equals.
+    fn tighter(self, other: Standing) -> Standing {
         // a/b < c/d without division; bursts are far below 2^64, the product is not.
-        u128::from(self.tokens) * u128::from(other.burst)
-            < u128::from(other.tokens) * u128::from(self.burst)
+        let is_other = u128::from(other.tokens) * u128::from(self.burst)
+            < u128::from(self.tokens) * u128::from(other.burst);
+        if is_other { other } else { self }
     }
 }
 
@@ -116,10 +118,13 @@ impl Limiter {
     /// Decides a request: charges every demand, or none.
     ///
     /// The common case charges in order and is done. A refusal gives back what was charged
-    /// before it, so for that instant another request may meet a fuller bucket than there
+    /// before it, so for that instant another request may meet an emptier bucket than there
     /// should be; it can be refused for it, never admitted. Looking at all buckets first
     /// and charging afterwards would not close that gap and would cost every admitted
     /// request a second visit to each.
+    ///
+    /// `clock` is read where `now` would be too old: for refunds, and for limits that have
+    /// become smaller.
     pub fn decide(
         &self,
         demands: &[Demand<'_>],
@@ -127,42 +132,48 @@ impl Limiter {
         now: u64,
         clock: impl Fn() -> u64,
     ) -> Verdict {
-        let mut tightest: Option<Standing> = None;
-        let mut places = [Place::Own; MAX_LIMITS_PER_REQUEST];
-        for (index, demand) in demands.iter().enumerate() {
+        let mut payments = ArrayVec::<_, MAX_LIMITS_PER_REQUEST>::new();
+        for demand in demands {
             match self.charge(demand, overflow, now, &clock) {
                 Charge::Taken { tat, place } => {
-                    places[index] = place;
-                    let limit = limit_at(place, demand.bucket, overflow);
-                    let standing = Standing::new(demand, limit, tat, Some(0), now);
-                    if tightest.is_none_or(|other| standing.is_tighter_than(&other)) {
-                        tightest = Some(standing);
-                    }
+                    payments.push((demand, Payment { place, tat, cost: demand.cost, at: now }));
                 }
                 Charge::Refused { tat, wait_ns, place } => {
-                    for (charged, place) in demands[..index].iter().zip(places) {
-                        self.refund(charged, place, overflow);
+                    for (charged, payment) in &payments {
+                        self.refund(charged, payment, overflow, &clock);
                     }
                     let limit = limit_at(place, demand.bucket, overflow);
                     let first = Standing::new(demand, limit, tat, wait_ns, now);
-                    return Verdict::Refused(self.longest_wait(first, demands, now));
+                    return Verdict::Refused(self.longest_wait(first, demands, overflow, now));
                 }
             }
         }
-        Verdict::Admitted(tightest)
+        let standings = payments.iter().map(|&(demand, Payment { place, tat, .. })| {
+            let limit = limit_at(place, demand.bucket, overflow);
+            Standing::new(demand, limit, tat, Some(0), now)
+        });
+        Verdict::Admitted(standings.reduce(Standing::tighter))
     }
 
-    /// How each demand stands, charging nothing.
+    /// How a demand stands towards the bucket of its own key, charging nothing. A key without
+    /// one stands as one whose bucket is full.
     pub fn peek(&self, demand: &Demand<'_>, now: u64) -> Standing {
-        // A limit that became smaller leaves a time beyond its own until the next charge cuts it.
-        let tat = self.table.peek(demand.key, demand.class, now);
-        let tat = tat.min(now + demand.bucket.capacity_ns());
-        let wait_ns = match gcra::ask(demand.bucket, tat, demand.cost, now) {
+        match self.table.peek(demand.key, demand.class, now) {
+            (tat, Place::Own) => Self::stand(demand, demand.bucket, tat, now),
+            (_, Place::Overflow) => Self::stand(demand, demand.bucket, 0, now),
+        }
+    }
+
+    /// How a demand stands towards a bucket of the limit `limit` in the state `tat`.
+    fn stand(demand: &Demand<'_>, limit: &TokenBucket, tat: Tat, now: u64) -> Standing {
+        // Beyond that lies what a larger limit left behind; the next charge cuts it.
+        let tat = tat.min(now + limit.capacity_ns());
+        let wait_ns = match gcra::ask(limit, tat, demand.cost, now) {
             gcra::Answer::Admit(_) => Some(0),
             gcra::Answer::Wait(ns) => Some(ns),
             gcra::Answer::Never => None,
         };
-        Standing::new(demand, demand.bucket, tat, wait_ns, now)
+        Standing::new(demand, limit, tat, wait_ns, now)
     }
 
     fn charge(
@@ -174,37 +185,52 @@ impl Limiter {
     ) -> Charge {
         let Demand { key, class, bucket, cost, .. } = *demand;
         if cost == 0 {
-            let tat = self.table.peek(key, class, now);
-            return Charge::Taken { tat, place: Place::Own };
+            let (tat, place) = self.table.peek(key, class, now);
+            return Charge::Taken { tat, place };
         }
         let first = self.table.charge(key, class, bucket, overflow, cost, now);
-        match first {
-            // The limit became smaller since the state was written. Cut it and ask again.
-            Charge::Refused { tat, place: Place::Own, .. } if gcra::is_beyond(bucket, tat, now) => {
-                self.table.cut(key, bucket, clock);
-                self.table.charge(key, class, bucket, overflow, cost, clock())
-            }
-            answer => answer,
+        let Charge::Refused { tat, place, .. } = first else { return first };
+        let limit = limit_at(place, bucket, overflow);
+        if !gcra::is_beyond(limit, tat, now) {
+            return first;
         }
+        // The limit became smaller since the state was written. Cut it and ask again.
+        self.table.cut(key, place, limit, clock);
+        self.table.charge(key, class, bucket, overflow, cost, clock())
     }
 
-    fn refund(&self, demand: &Demand<'_>, place: Place, overflow: &TokenBucket) {
-        if demand.cost > 0 {
-            let limit = limit_at(place, demand.bucket, overflow);
-            self.table.refund(demand.key, place, limit, demand.cost);
+    fn refund(
+        &self,
+        demand: &Demand<'_>,
+        payment: &Payment,
+        overflow: &TokenBucket,
+        clock: &impl Fn() -> u64,
+    ) {
+        if payment.cost > 0 {
+            let limit = limit_at(payment.place, demand.bucket, overflow);
+            self.table.refund(demand.key, limit, payment, clock);
         }
     }
 
     /// The refusing demand with the longest wait, `first` being one of them.
-    fn longest_wait(&self, first: Standing, demands: &[Demand<'_>], now: u64) -> Standing {
+    fn longest_wait(
+        &self,
+        first: Standing,
+        demands: &[Demand<'_>],
+        overflow: &TokenBucket,
+        now: u64,
+    ) -> Standing {
+        // No wait at all is the longest.
+        let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
         let others = demands.iter().filter(|demand| demand.policy != first.policy);
-        others.map(|demand| self.peek(demand, now)).filter(|s| s.wait_ns != Some(0)).fold(
+        let others = others.map(|demand| {
+            let (tat, place) = self.table.peek(demand.key, demand.class, now);
+            Self::stand(demand, limit_at(place, demand.bucket, overflow), tat, now)
+        });
+        others.fold(
             first,
-            |longest, other| match (longest.wait_ns, other.wait_ns) {
-                (None, _) => longest,
-                (_, None) => other,
-                (Some(a), Some(b)) if b > a => other,
-                _ => longest,
+            |longest, other| {
+                if length(&other) > length(&longest) { other } else { longest }
             },
         )
     }

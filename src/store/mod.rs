@@ -3,4 +3,8 @@
 
 pub mod key;
 pub mod limiter;
+mod set;
 pub mod table;
+
+#[cfg(test)]
+mod tests;

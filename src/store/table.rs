@@ -34,17 +34,18 @@
 //! Two threads that see the same new key for the first time must not both create a
 //! bucket for it. A claim takes three steps, each one compare-and-swap:
 //!
-//! 1. *Announce*: a free slot becomes `(fingerprint, pending mark)`, the mark unique.
+//! 1. *Announce*: a free slot becomes `(fingerprint, pending mark)`, the mark unique. An
+//!    announcement of the same key that is there already does as well, whoever made it.
 //! 2. *Look again* at the whole set. A live slot of the same key: withdraw and use it.
 //!    Another announcement of the same key: erase it.
 //! 3. *Promote* the announcement to `(fingerprint, state)`. If somebody erased it, start
 //!    over.
 //!
-//! Of two claims of one key, the one announced later looks again after both are
-//! visible, so it finds the earlier one: either live, and withdraws, or pending, and
-//! erases it, so that its promotion fails. Two buckets for one key cannot come to be.
-//! An announcement counts as free for others, so one left behind by a dead process is
-//! simply taken over.
+//! Of two announcements of one key, whoever would promote the later one looks again
+//! after both are visible, so it finds the earlier one: either live, and withdraws, or
+//! pending, and erases it, so that its promotion fails. Two buckets for one key cannot
+//! come to be. An announcement counts as free for other keys, so one left behind by a
+//! dead process is simply taken over.
 //!
 //! # Late threads
 //!
@@ -54,43 +55,20 @@
 //! publishes its time in slot 0, and a new bucket starts no earlier than that.
 
 use super::key::Key;
+use super::set::{self, Room, SLOTS_PER_SET, Set, Slot};
+pub use super::set::{Class, Place};
 use crate::policy::gcra::{self, Answer, Tat};
 use crate::policy::rate::TokenBucket;
-use portable_atomic::AtomicU128;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Slots in a set, the shared first one included.
-pub const SLOTS_PER_SET: usize = 16;
-/// The last slots of a set, kept free of unregistered keys.
-const RESERVED_SLOTS: usize = 2;
 /// Bytes a slot takes.
-pub const BYTES_PER_SLOT: usize = size_of::<AtomicU128>();
-/// How often a charge starts over before it settles for the overflow bucket. Each round
-/// lost means that another thread made progress in the same set.
+pub const BYTES_PER_SLOT: usize = size_of::<Set>() / SLOTS_PER_SET;
+/// How many claims a charge may lose before it settles for the overflow bucket. Each means
+/// that another thread took the same slot; only newcomers to a set that is all but full can
+/// go on doing that to each other.
 const MAX_ROUNDS: usize = 64;
 /// Sets read for an estimate of the occupancy; the whole table up to a million slots.
 const SAMPLED_SETS: usize = 65_536;
-
-/// The state's highest bit marks an announcement; the others make it unique.
-const PENDING: u64 = 1 << 63;
-
-/// Who may use the slots kept in reserve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// A client in the registry, or a key the configuration names.
-    Registered,
-    /// Anything a client can invent: unknown ids, addresses, header values.
-    Unregistered,
-}
-
-/// Where a charge was made; a refund goes back there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// The key's own bucket.
-    Own,
-    /// The bucket its set shares.
-    Overflow,
-}
 
 /// What became of a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,85 +91,24 @@ pub enum Charge {
     },
 }
 
-#[repr(align(256))]
-struct Set([AtomicU128; SLOTS_PER_SET]);
+/// What a charge took, and what giving it back needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payment {
+    /// Which bucket paid.
+    pub place: Place,
+    /// Its state right after.
+    pub tat: Tat,
+    /// How many tokens.
+    pub cost: u32,
+    /// The `now` of the charge.
+    pub at: u64,
+}
 
 /// The table. See the module's description.
 pub struct Table {
     sets: Box<[Set]>,
     overflowed: AtomicU64,
     announcements: AtomicU64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Slot {
-    fingerprint: u64,
-    state: u64,
-}
-
-impl Slot {
-    const EMPTY: Slot = Slot { fingerprint: 0, state: 0 };
-
-    fn of(word: u128) -> Slot {
-        Slot { fingerprint: (word >> 64) as u64, state: word as u64 }
-    }
-
-    fn word(self) -> u128 {
-        (u128::from(self.fingerprint) << 64) | u128::from(self.state)
-    }
-
-    fn is_pending(self) -> bool {
-        self.state & PENDING != 0
-    }
-
-    /// Empty, or a bucket that is full again.
-    fn is_free(self, now: u64) -> bool {
-        self.state <= now
-    }
-}
-
-impl Set {
-    fn load(&self, index: usize) -> Slot {
-        Slot::of(self.0[index].load(Ordering::SeqCst))
-    }
-
-    fn swap(&self, index: usize, old: Slot, new: Slot) -> bool {
-        self.0[index]
-            .compare_exchange(old.word(), new.word(), Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-    }
-
-    /// Slot indices in the order this key looks at them: from its own starting point, so
-    /// that a key that is there is mostly found at the first look.
-    fn indices(key: Key) -> impl Iterator<Item = usize> {
-        let owned = SLOTS_PER_SET - 1;
-        let start = key.start() % owned;
-        (0..owned).map(move |step| {
-            1 + if start + step < owned { start + step } else { start + step - owned }
-        })
-    }
-
-    fn find(&self, key: Key) -> Option<(usize, Slot)> {
-        Self::indices(key)
-            .map(|index| (index, self.load(index)))
-            .find(|(_, slot)| slot.fingerprint == key.fingerprint() && !slot.is_pending())
-    }
-
-    /// The latest time at which a bucket of this set was taken over.
-    fn latest_takeover(&self) -> u64 {
-        self.load(0).fingerprint
-    }
-
-    fn publish_takeover(&self, now: u64) {
-        loop {
-            let shared = self.load(0);
-            if shared.fingerprint >= now
-                || self.swap(0, shared, Slot { fingerprint: now, ..shared })
-            {
-                return;
-            }
-        }
-    }
 }
 
 enum Claim {
@@ -205,9 +122,8 @@ impl Table {
     /// power of two of at least one set. Memory is taken once, here.
     pub fn new(slots: usize) -> Table {
         let sets = slots.max(SLOTS_PER_SET).next_power_of_two() / SLOTS_PER_SET;
-        let empty = || Set(std::array::from_fn(|_| AtomicU128::new(0)));
         Table {
-            sets: (0..sets).map(|_| empty()).collect(),
+            sets: (0..sets).map(|_| Set::empty()).collect(),
             overflowed: AtomicU64::new(0),
             announcements: AtomicU64::new(0),
         }
@@ -241,23 +157,43 @@ impl Table {
         &self.sets[key.set() & (self.sets.len() - 1)]
     }
 
-    /// Reads the state a charge for `key` would meet, changing nothing.
-    pub fn peek(&self, key: Key, class: Class, now: u64) -> Tat {
+    /// Reads the state a charge for `key` would meet, and where, changing nothing.
+    pub fn peek(&self, key: Key, class: Class, now: u64) -> (Tat, Place) {
         let set = self.set(key);
         if let Some((_, slot)) = set.find(key) {
-            return slot.state;
+            return (slot.state, Place::Own);
         }
-        let has_room = Set::indices(key).any(|index| {
-            may_use(index, class) && {
-                set.load(index).is_free(now) || set.load(index).is_pending()
-            }
-        });
-        if has_room { 0 } else { set.load(0).state }
+        match set.room_for(key, class, now) {
+            Room::None => (set.load(0).state, Place::Overflow),
+            Room::In(..) | Room::NotNeeded => (0, Place::Own),
+        }
     }
 
     /// Takes `cost` tokens from the bucket of `key`, or from the overflow bucket, whose
     /// limit is `overflow`, when the set has no room for the key.
+    #[inline]
     pub fn charge(
+        &self,
+        key: Key,
+        class: Class,
+        bucket: &TokenBucket,
+        overflow: &TokenBucket,
+        cost: u32,
+        now: u64,
+    ) -> Charge {
+        // Nearly every charge finds its bucket at the first look and is done.
+        let (index, slot) = self.set(key).first(key);
+        if slot.is_live_for(key)
+            && let Answer::Admit(tat) = gcra::ask(bucket, slot.state, cost, now)
+            && self.set(key).swap(index, slot, Slot { state: tat, ..slot })
+        {
+            return Charge::Taken { tat, place: Place::Own };
+        }
+        self.charge_anywhere(key, class, bucket, overflow, cost, now)
+    }
+
+    #[inline(never)]
+    fn charge_anywhere(
         &self,
         key: Key,
         class: Class,
@@ -268,12 +204,15 @@ impl Table {
     ) -> Charge {
         let set = self.set(key);
         for _ in 0..MAX_ROUNDS {
-            if let Some((index, slot)) = set.find(key) {
+            // However often this loses, somebody else was charged each time: that alone must
+            // not send a key that has a bucket to the overflow bucket.
+            while let Some((index, slot)) = set.find(key) {
                 match gcra::ask(bucket, slot.state, cost, now) {
-                    Answer::Admit(tat) if set.swap(index, slot, Slot { state: tat, ..slot }) => {
-                        return Charge::Taken { tat, place: Place::Own };
+                    Answer::Admit(tat) => {
+                        if set.swap(index, slot, Slot { state: tat, ..slot }) {
+                            return Charge::Taken { tat, place: Place::Own };
+                        }
                     }
-                    Answer::Admit(_) => continue,
                     refusal => return refused(refusal, slot.state, Place::Own),
                 }
             }
@@ -289,29 +228,37 @@ impl Table {
         self.charge_overflow(set, overflow, cost, now)
     }
 
-    /// Gives back what [`charge`](Table::charge) took. A bucket that has filled up since
-    /// needs nothing back.
-    pub fn refund(&self, key: Key, place: Place, bucket: &TokenBucket, cost: u32) {
+    /// Gives back what [`charge`](Table::charge) took from a bucket of the limit `bucket`,
+    /// as far as that is certain to admit nobody too many (see [`gcra::refund`]). A bucket
+    /// that has filled up since, or is gone for that, needs nothing back.
+    pub fn refund(
+        &self,
+        key: Key,
+        bucket: &TokenBucket,
+        payment: &Payment,
+        clock: impl Fn() -> u64,
+    ) {
         let set = self.set(key);
-        loop {
-            let found = match place {
-                Place::Own => set.find(key),
-                Place::Overflow => Some((0, set.load(0))),
+        while let Some((index, slot)) = set.bucket(key, payment.place) {
+            let elapsed_ns = match slot.state == payment.tat {
+                true => 0,
+                // Read after the state, so that it is later than any charge in there.
+                false => clock().saturating_sub(payment.at),
             };
-            let Some((index, slot)) = found else { return };
-            let state = gcra::refund(bucket, slot.state, cost);
+            let state = gcra::refund(bucket, slot.state, payment.cost, elapsed_ns);
             if set.swap(index, slot, Slot { state, ..slot }) {
                 return;
             }
         }
     }
 
-    /// Cuts the state of `key` to an empty bucket where a larger limit left it beyond that
-    /// (see [`gcra::is_beyond`]). `now` is read after the state.
-    pub fn cut(&self, key: Key, bucket: &TokenBucket, now: impl Fn() -> u64) {
+    /// Cuts the bucket that `key` meets at `place` to an empty one of the limit `bucket`
+    /// where a larger limit left it beyond that (see [`gcra::is_beyond`]). The clock is read
+    /// after the state.
+    pub fn cut(&self, key: Key, place: Place, bucket: &TokenBucket, clock: impl Fn() -> u64) {
         let set = self.set(key);
-        while let Some((index, slot)) = set.find(key) {
-            let now = now();
+        while let Some((index, slot)) = set.bucket(key, place) {
+            let now = clock();
             let empty = Slot { state: now + bucket.capacity_ns(), ..slot };
             if !gcra::is_beyond(bucket, slot.state, now) || set.swap(index, slot, empty) {
                 return;
@@ -319,6 +266,7 @@ impl Table {
         }
     }
 
+    #[inline(never)]
     fn claim(
         &self,
         set: &Set,
@@ -328,16 +276,15 @@ impl Table {
         cost: u32,
         now: u64,
     ) -> Claim {
-        let Some((index, old)) = choose(set, key, class, now) else { return Claim::SetFull };
-        if old != Slot::EMPTY && !old.is_pending() {
-            set.publish_takeover(now);
-        }
-        let mark = PENDING | self.announcements.fetch_add(1, Ordering::Relaxed);
-        let announced = Slot { fingerprint: key.fingerprint(), state: mark };
-        if !set.swap(index, old, announced) {
+        let (index, old) = match set.room_for(key, class, now) {
+            Room::In(index, old) => (index, old),
+            Room::NotNeeded => return Claim::StartOver,
+            Room::None => return Claim::SetFull,
+        };
+        let Some(announced) = self.announce(set, key, index, old, now) else {
             return Claim::StartOver;
-        }
-        if !is_alone(set, key, index) {
+        };
+        if !set.is_alone(key, index) {
             set.swap(index, announced, Slot::EMPTY);
             return Claim::StartOver;
         }
@@ -352,6 +299,20 @@ impl Table {
         } else {
             Claim::StartOver
         }
+    }
+
+    /// Step one of a claim: announces `key` in a slot that holds `old`. `None` when somebody
+    /// else changed the slot first.
+    fn announce(&self, set: &Set, key: Key, index: usize, old: Slot, now: u64) -> Option<Slot> {
+        if old.is_pending() && old.fingerprint == key.fingerprint() {
+            return Some(old);
+        }
+        if old != Slot::EMPTY && !old.is_pending() {
+            set.publish_takeover(now);
+        }
+        let mark = set::PENDING | self.announcements.fetch_add(1, Ordering::Relaxed);
+        let announced = Slot { fingerprint: key.fingerprint(), state: mark };
+        set.swap(index, old, announced).then_some(announced)
     }
 
     fn charge_overflow(&self, set: &Set, bucket: &TokenBucket, cost: u32, now: u64) -> Charge {
@@ -376,38 +337,4 @@ fn refused(answer: Answer, tat: Tat, place: Place) -> Charge {
         Answer::Never | Answer::Admit(_) => None,
     };
     Charge::Refused { tat, wait_ns, place }
-}
-
-fn may_use(index: usize, class: Class) -> bool {
-    class == Class::Registered || index < SLOTS_PER_SET - RESERVED_SLOTS
-}
-
-/// The slot a claim should announce itself in: the key's own earlier announcement, else a
-/// free slot, else somebody else's announcement.
-fn choose(set: &Set, key: Key, class: Class, now: u64) -> Option<(usize, Slot)> {
-    let mut free = None;
-    let mut pending = None;
-    for index in Set::indices(key).filter(|&index| may_use(index, class)) {
-        let slot = set.load(index);
-        if slot.is_pending() {
-            if slot.fingerprint == key.fingerprint() {
-                return Some((index, slot));
-            }
-            pending.get_or_insert((index, slot));
-        } else if slot.is_free(now) {
-            free.get_or_insert((index, slot));
-        }
-    }
-    free.or(pending)
-}
-
-/// Step two of a claim: no other slot of the set speaks for this key any more.
-fn is_alone(set: &Set, key: Key, own: usize) -> bool {
-    (1..SLOTS_PER_SET).filter(|&index| index != own).all(|index| {
-        let slot = set.load(index);
-        if slot.fingerprint != key.fingerprint() {
-            return true;
-        }
-        slot.is_pending() && set.swap(index, slot, Slot::EMPTY)
-    })
 }

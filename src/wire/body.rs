@@ -46,6 +46,8 @@ enum Chunks {
     Trailer { line: Vec<u8>, lines: usize },
     /// Behind the last byte.
     Done,
+    /// Behind a byte that must not stand where it does: there is no way on.
+    Broken,
 }
 
 impl BodyTracker {
@@ -100,7 +102,7 @@ impl Chunks {
     }
 
     fn byte(&mut self, byte: u8) -> Result<(), Fault> {
-        *self = match (std::mem::replace(self, Chunks::Done), byte) {
+        *self = match (std::mem::replace(self, Chunks::Broken), byte) {
             (Chunks::Size { size, digits }, byte) => after_size(size, digits, byte)?,
             (Chunks::Extension { size, .. }, b'\r') => Chunks::SizeEnd { size },
             (Chunks::Extension { size, length }, b'\t' | b' '..=b'~') => {

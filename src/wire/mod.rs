@@ -9,3 +9,6 @@ pub mod guard;
 pub mod head;
 mod lingering;
 mod passthrough;
+
+#[cfg(test)]
+mod tests;

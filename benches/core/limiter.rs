@@ -1,0 +1,197 @@
+//! One decision of the limiter: hash the client's id, find its bucket, charge it.
+//!
+//! Both limiters are given a time that stands still, so neither pays for a clock: `governor`
+//! its own `FakeRelativeClock`, which is one atomic load. Both admit every request, on a
+//! limit of one token a nanosecond and a burst no run can exhaust. `governor` has the
+//! defaults its users have: DashMap and the standard hasher, which is a keyed SipHash like
+//! ours. A client id is 24 bytes in a `String`, which is what a header's value becomes in a map.
+//!
+//! A million clients live in 2^22 slots, 64 MiB: a quarter full, as an operator with that
+//! many would set it, so that hardly a set overflows.
+
+use criterion::{BatchSize, Criterion};
+use governor::clock::{Clock, FakeRelativeClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+use tollgate::policy::rate::{Period, Rate, TokenBucket};
+use tollgate::store::key::{Digest, Key, KeyHasher, KeyKind};
+use tollgate::store::limiter::{Demand, Limiter, Verdict};
+use tollgate::store::table::{Class, Table};
+
+const CLIENTS: usize = 1_000_000;
+const SLOTS: usize = 1 << 22;
+const NOW: u64 = 1_000_000_000;
+
+type ClientId = String;
+type Governor = RateLimiter<
+    ClientId,
+    DashMapStateStore<ClientId>,
+    FakeRelativeClock,
+    NoOpMiddleware<<FakeRelativeClock as Clock>::Instant>,
+>;
+
+fn client(number: usize) -> ClientId {
+    format!("client-{number:017}")
+}
+
+/// A million clients in an order that no cache can guess.
+fn clients() -> Vec<ClientId> {
+    let mut numbers: Vec<usize> = (0..CLIENTS).collect();
+    fastrand::Rng::with_seed(1).shuffle(&mut numbers);
+    numbers.into_iter().map(client).collect()
+}
+
+fn inexhaustible() -> TokenBucket {
+    bucket(1_000_000_000, 4_000_000_000)
+}
+
+fn bucket(per_second: u64, burst: u64) -> TokenBucket {
+    let rate = Rate { count: per_second, period: Period::Second };
+    TokenBucket::new(rate, burst).expect("a rate of whole nanoseconds")
+}
+
+/// Our limiter with one policy, and the policies of a request that meets several.
+struct Ours {
+    limiter: Limiter,
+    policies: [Digest; 3],
+    bucket: TokenBucket,
+}
+
+impl Ours {
+    fn new(slots: usize) -> Ours {
+        let limiter = Limiter::new(slots, KeyHasher::with_secret(b"sixteen bytes..."));
+        let policies = ["tier", "per-ip", "route:users"]
+            .map(|name| limiter.digest(KeyKind::Policy, name.as_bytes()));
+        Ours { limiter, policies, bucket: inexhaustible() }
+    }
+
+    fn demand(&self, policy: usize, holder: Digest) -> Demand<'_> {
+        let key = Key::new(self.policies[policy], holder);
+        Demand { policy, key, class: Class::Unregistered, bucket: &self.bucket, cost: 1 }
+    }
+
+    fn decide(&self, client: &ClientId) -> bool {
+        let holder = self.limiter.digest(KeyKind::Header, client.as_bytes());
+        let verdict = self.limiter.decide(&[self.demand(0, holder)], &self.bucket, NOW, || NOW);
+        matches!(verdict, Verdict::Admitted(_))
+    }
+
+    fn decide_several(&self, client: &ClientId) -> bool {
+        let holder = self.limiter.digest(KeyKind::Header, client.as_bytes());
+        let demands = [0, 1, 2].map(|policy| self.demand(policy, holder));
+        matches!(self.limiter.decide(&demands, &self.bucket, NOW, || NOW), Verdict::Admitted(_))
+    }
+}
+
+fn governor() -> Governor {
+    let second = NonZeroU32::new(1_000_000_000).expect("not zero");
+    let burst = NonZeroU32::new(4_000_000_000).expect("not zero");
+    let quota = Quota::per_second(second).allow_burst(burst);
+    RateLimiter::dashmap_with_clock(quota, FakeRelativeClock::default())
+}
+
+pub(crate) fn bench(criterion: &mut Criterion) {
+    hot_key(criterion);
+    million_keys(criterion);
+    table(criterion);
+}
+
+fn hot_key(criterion: &mut Criterion) {
+    let (ours, theirs, id) = (Ours::new(1 << 20), governor(), client(123));
+    let mut group = criterion.benchmark_group("hot_key");
+    group.bench_function("tollgate", |b| b.iter(|| ours.decide(black_box(&id))));
+    group.bench_function("governor", |b| b.iter(|| theirs.check_key(black_box(&id)).is_ok()));
+    group.bench_function("tollgate_three_limits", |b| {
+        b.iter(|| ours.decide_several(black_box(&id)));
+    });
+    let spent = Ours { bucket: bucket(1, 1), ..Ours::new(1 << 20) };
+    assert!(spent.decide(&id));
+    group.bench_function("tollgate_refused", |b| b.iter(|| spent.decide(black_box(&id))));
+    group.finish();
+}
+
+fn million_keys(criterion: &mut Criterion) {
+    let clients = clients();
+    let (ours, theirs) = (Ours::new(SLOTS), governor());
+    // Clients come for the first time in another order than later on.
+    for id in (0..CLIENTS).map(client) {
+        assert!(ours.decide(&id) && theirs.check_key(&id).is_ok());
+    }
+    // A set or two of a quarter million may be full all the same.
+    assert!(ours.limiter.table().overflowed() < 100);
+    let mut group = criterion.benchmark_group("million_keys");
+    let mut order = clients.iter().cycle();
+    group.bench_function("tollgate", |b| {
+        b.iter(|| ours.decide(order.next().expect("a cycle")));
+    });
+    group.bench_function("governor", |b| {
+        b.iter(|| theirs.check_key(order.next().expect("a cycle")).is_ok());
+    });
+    group.finish();
+}
+
+/// The table without hashing: what a newcomer and a full set cost.
+fn table(criterion: &mut Criterion) {
+    let hasher = KeyHasher::with_secret(b"sixteen bytes...");
+    let policy = hasher.digest(KeyKind::Policy, b"tier");
+    let keys: Vec<Key> = (0..10_000_u64)
+        .map(|n| Key::new(policy, hasher.digest(KeyKind::Header, &n.to_le_bytes())))
+        .collect();
+    let slow = bucket(1, 1_000);
+    let charge = |table: &Table, key: Key| {
+        black_box(table.charge(key, Class::Unregistered, &slow, &slow, 1, NOW));
+    };
+    let mut group = criterion.benchmark_group("table");
+    group.throughput(criterion::Throughput::Elements(keys.len() as u64));
+    group.bench_function("ten_thousand_new_keys", |b| {
+        b.iter_batched_ref(
+            || Table::new(1 << 17),
+            |table| keys.iter().for_each(|&key| charge(table, key)),
+            BatchSize::LargeInput,
+        );
+    });
+    let full = Table::new(1 << 10);
+    keys.iter().for_each(|&key| charge(&full, key));
+    group.bench_function("ten_thousand_in_full_sets", |b| {
+        b.iter(|| keys.iter().for_each(|&key| charge(&full, key)));
+    });
+    group.finish();
+}
+
+/// Prints what a decision costs beside `governor`'s, and what it may cost.
+pub(crate) fn compare() {
+    println!("\none decision, nanoseconds    tollgate  governor  ratio  at most");
+    compare_on("hot key", 1, &vec![client(0); 100_000], 1 << 20, 0.8);
+    compare_on("1 000 000 keys", CLIENTS, &clients(), SLOTS, 0.3);
+}
+
+fn compare_on(name: &str, known: usize, ids: &[ClientId], slots: usize, bound: f64) {
+    const ROUNDS: usize = 15;
+    let (ours, theirs) = (Ours::new(slots), governor());
+    let run = |decide: &dyn Fn(&[ClientId]) -> usize| {
+        let start = Instant::now();
+        assert_eq!(decide(ids), ids.len(), "every request is admitted");
+        start.elapsed()
+    };
+    let ours = |ids: &[ClientId]| ids.iter().filter(|id| ours.decide(id)).count();
+    let theirs = |ids: &[ClientId]| ids.iter().filter(|id| theirs.check_key(id).is_ok()).count();
+    let known: Vec<ClientId> = (0..known).map(client).collect();
+    assert_eq!(ours(&known) + theirs(&known), 2 * known.len());
+    let mut rounds: Vec<(Duration, Duration)> =
+        (0..ROUNDS).map(|_| (run(&ours), run(&theirs))).collect();
+    let nanoseconds = |time: Duration| time.as_secs_f64() * 1e9 / ids.len() as f64;
+    rounds.sort_by(|a, b| {
+        let ratio =
+            |(ours, theirs): &(Duration, Duration)| ours.as_secs_f64() / theirs.as_secs_f64();
+        ratio(a).total_cmp(&ratio(b))
+    });
+    let (ours, theirs) = rounds[ROUNDS / 2];
+    let (ours, theirs) = (nanoseconds(ours), nanoseconds(theirs));
+    let ratio = ours / theirs;
+    let verdict = if ratio <= bound { "" } else { "  MISSED" };
+    println!("{name:<28} {ours:>8.1}  {theirs:>8.1}  {ratio:>5.2}  {bound:>7.1}{verdict}");
+}

@@ -1,0 +1,8 @@
+mod body;
+mod guard;
+mod head;
+
+use super::head::HeadLimits;
+
+/// Small enough to reach.
+const LIMITS: HeadLimits = HeadLimits { max_head: 512, max_headers: 4, max_uri: 64 };
