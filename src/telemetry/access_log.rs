@@ -8,7 +8,8 @@
 use crate::config::{AccessLog as Target, AccessLogFormat};
 use jiff::Timestamp;
 use prometheus::IntCounter;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ const FLUSH_TIME: Duration = Duration::from_millis(500);
 #[derive(Debug, Serialize)]
 pub struct Entry<'a> {
     /// When it was finished.
+    #[serde(serialize_with = "to_millisecond")]
     pub time: Timestamp,
     /// Its trace id.
     pub trace_id: &'a str,
@@ -218,6 +220,25 @@ fn shard_of_thread() -> usize {
     SHARD.with(|shard| *shard)
 }
 
+/// RFC 3339 with milliseconds. All but those is the same for a whole second and kept.
+fn to_millisecond<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    thread_local! {
+        static SECOND: Cell<(i64, [u8; 24])> = const { Cell::new((i64::MIN, [0; 24])) };
+    }
+    let (second, mut text) = SECOND.get();
+    if second != time.as_second() {
+        let fresh = time.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+        // Years of more than four digits lie beyond this clock.
+        text = fresh.into_bytes().try_into().unwrap_or(text);
+        SECOND.set((time.as_second(), text));
+    }
+    let millisecond = time.subsec_millisecond().unsigned_abs();
+    text[20] += (millisecond / 100) as u8;
+    text[21] += (millisecond / 10 % 10) as u8;
+    text[22] += (millisecond % 10) as u8;
+    serializer.serialize_str(std::str::from_utf8(&text).unwrap_or_default())
+}
+
 /// The combined log format of Apache httpd and nginx.
 fn combined(out: &mut Vec<u8>, entry: &Entry<'_>) -> io::Result<()> {
     match entry.client_ip {
@@ -297,6 +318,20 @@ mod tests {
             "192.0.2.1 - c1 [14/Nov/2023:22:13:20 +0000] \"GET /a?b=\\x22c HTTP/1.1\" 200 5 \
              \"-\" \"evil\\x22\\x0A\""
         );
+    }
+
+    #[test]
+    fn the_time_has_milliseconds_in_every_second() {
+        for (second, nanosecond, text) in [
+            (1_700_000_000, 7_000_000, "\"2023-11-14T22:13:20.007Z\""),
+            (1_700_000_000, 999_999_999, "\"2023-11-14T22:13:20.999Z\""),
+            (1_700_000_001, 0, "\"2023-11-14T22:13:21.000Z\""),
+        ] {
+            let mut line = Vec::new();
+            let time = Timestamp::new(second, nanosecond).unwrap();
+            to_millisecond(&time, &mut serde_json::Serializer::new(&mut line)).unwrap();
+            assert_eq!(String::from_utf8(line).unwrap(), text);
+        }
     }
 
     #[test]
