@@ -54,112 +54,71 @@ pub enum Refusal {
     Internal,
 }
 
-/// One row of the table.
-struct Row {
-    status: StatusCode,
-    kind: &'static str,
-    title: &'static str,
-    detail: Cow<'static, str>,
-}
-
 impl Refusal {
-    /// The table.
-    fn row(&self) -> Row {
-        let row = |status, kind, title, detail: &'static str| Row {
-            status,
-            kind,
-            title,
-            detail: Cow::Borrowed(detail),
-        };
+    /// The table: status, the end of the problem's type, and its title.
+    fn row(&self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
         match self {
-            Self::Malformed(fault) => Row { detail: fault.to_string().into(), ..malformed(*fault) },
-            Self::Path(fault) => Row {
-                detail: fault.to_string().into(),
-                ..row(StatusCode::BAD_REQUEST, "ambiguous-path", "Ambiguous path", "")
-            },
-            Self::Connection => row(
-                StatusCode::BAD_REQUEST,
-                "malformed-request",
-                "Malformed request",
-                "the Connection header names a field that must not be removed",
+            Self::Malformed(Fault::TargetTooLong) => {
+                (S::URI_TOO_LONG, "target-too-long", "URI too long")
+            }
+            Self::Malformed(Fault::TooManyHeaders | Fault::HeadTooLarge) => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head-too-large",
+                "Request header fields too large",
             ),
-            Self::Loop => row(
-                StatusCode::LOOP_DETECTED,
-                "loop",
-                "Loop detected",
-                "the request has passed through this gateway already",
-            ),
-            Self::NoRoute => row(
-                StatusCode::NOT_FOUND,
-                "no-route",
-                "Not found",
-                "no route takes this host and path",
-            ),
-            Self::Method(_) => row(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "Method not allowed",
-                "a route takes this path, with the methods in Allow only",
-            ),
-            Self::BodyTooLarge { max_body } => Row {
-                detail: format!("the route takes bodies of at most {max_body} bytes").into(),
-                ..row(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large", "")
-            },
-            Self::UnknownApiKey => row(
-                StatusCode::UNAUTHORIZED,
-                "unknown-api-key",
-                "Unauthorized",
-                "the API key is unknown or was revoked",
-            ),
-            Self::ApiKeyRequired => row(
-                StatusCode::UNAUTHORIZED,
-                "api-key-required",
-                "Unauthorized",
-                "this route needs an API key",
-            ),
-            Self::RateLimited { standing, .. } => row(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate-limited",
-                "Too many requests",
-                if standing.wait_ns.is_some() {
-                    "the client has used up what this policy allows; retry after the time given"
-                } else {
-                    "the request costs more than this policy's burst, so waiting does not help"
-                },
-            ),
-            Self::NoServer => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no-server",
-                "Service unavailable",
-                "the upstream has no server to ask",
-            ),
-            Self::UpstreamTimeout => row(
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream-timeout",
-                "Gateway timeout",
-                "the upstream did not answer in time",
-            ),
-            Self::UpstreamFailed => row(
-                StatusCode::BAD_GATEWAY,
-                "upstream-failed",
-                "Bad gateway",
-                "the upstream could not be reached or did not answer with valid HTTP",
-            ),
-            Self::Internal => row(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Internal error",
-                "the gateway failed to handle the request",
-            ),
+            Self::Malformed(Fault::Connect) | Self::Method(_) => {
+                (S::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            }
+            Self::Malformed(_) | Self::Connection => {
+                (S::BAD_REQUEST, "malformed-request", "Malformed request")
+            }
+            Self::Path(_) => (S::BAD_REQUEST, "ambiguous-path", "Ambiguous path"),
+            Self::Loop => (S::LOOP_DETECTED, "loop", "Loop detected"),
+            Self::NoRoute => (S::NOT_FOUND, "no-route", "Not found"),
+            Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),
+            Self::UnknownApiKey => (S::UNAUTHORIZED, "unknown-api-key", "Unauthorized"),
+            Self::ApiKeyRequired => (S::UNAUTHORIZED, "api-key-required", "Unauthorized"),
+            Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+            Self::NoServer => (S::SERVICE_UNAVAILABLE, "no-server", "Service unavailable"),
+            Self::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "upstream-timeout", "Gateway timeout"),
+            Self::UpstreamFailed => (S::BAD_GATEWAY, "upstream-failed", "Bad gateway"),
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
+    }
+
+    /// What it says of this request.
+    fn detail(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Malformed(fault) => return fault.to_string().into(),
+            Self::Path(fault) => return fault.to_string().into(),
+            Self::BodyTooLarge { max_body } => {
+                return format!("the route takes bodies of at most {max_body} bytes").into();
+            }
+            Self::Connection => "the Connection header names a field that must not be removed",
+            Self::Loop => "the request has passed through this gateway already",
+            Self::NoRoute => "no route takes this host and path",
+            Self::Method(_) => "a route takes this path, with the methods in Allow only",
+            Self::UnknownApiKey => "the API key is unknown or was revoked",
+            Self::ApiKeyRequired => "this route needs an API key",
+            Self::RateLimited { standing, .. } if standing.wait_ns.is_some() => {
+                "the client has used up what this policy allows; retry after the time given"
+            }
+            Self::RateLimited { .. } => {
+                "the request costs more than this policy's burst, so waiting does not help"
+            }
+            Self::NoServer => "the upstream has no server to ask",
+            Self::UpstreamTimeout => "the upstream did not answer in time",
+            Self::UpstreamFailed => {
+                "the upstream could not be reached or did not answer with valid HTTP"
+            }
+            Self::Internal => "the gateway failed to handle the request",
+        })
     }
 
     /// The status it is answered with.
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            other => other.row().status,
-        }
+        self.row().0
     }
 
     /// Whether the connection must end, because where the next request begins is in doubt.
@@ -206,16 +165,16 @@ impl Refusal {
     pub fn body(&self, trace_id: &str) -> String {
         // Every string here is our own, a checked name or a checked trace id: none holds a
         // quote or a backslash.
-        let row = self.row();
+        let (status, kind, title) = self.row();
         let mut body = String::with_capacity(320);
         body.push_str("{\"type\":\"urn:tollgate:problem:");
-        body.push_str(row.kind);
+        body.push_str(kind);
         body.push_str("\",\"title\":\"");
-        body.push_str(row.title);
+        body.push_str(title);
         body.push_str("\",\"status\":");
-        body.push_str(row.status.as_str());
+        body.push_str(status.as_str());
         body.push_str(",\"detail\":\"");
-        body.push_str(&row.detail);
+        body.push_str(&self.detail());
         body.push_str("\",\"trace_id\":\"");
         body.push_str(trace_id);
         body.push('"');
@@ -231,22 +190,6 @@ impl Refusal {
         body.push_str("}\n");
         body
     }
-}
-
-fn malformed(fault: Fault) -> Row {
-    let (status, kind, title) = match fault {
-        Fault::TargetTooLong => (StatusCode::URI_TOO_LONG, "target-too-long", "URI too long"),
-        Fault::TooManyHeaders | Fault::HeadTooLarge => (
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "head-too-large",
-            "Request header fields too large",
-        ),
-        Fault::Connect => {
-            (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
-        }
-        _ => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
-    };
-    Row { status, kind, title, detail: Cow::Borrowed("") }
 }
 
 fn allow(methods: &[Method]) -> HeaderValue {
