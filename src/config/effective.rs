@@ -129,6 +129,8 @@ fn upstream(upstream: &Upstream) -> Value {
         .map(|server| json!({"address": server.address.to_string(), "weight": server.weight}));
     let balance = match upstream.balance {
         Balance::RoundRobin => "round_robin",
+        Balance::LeastLoaded => "least_loaded",
+        Balance::Consistent(_) => "consistent",
     };
     let timeouts = upstream.timeouts;
     json!({

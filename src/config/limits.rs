@@ -30,11 +30,11 @@ pub(super) fn read_tiers(
             if standard.find(name).is_none()
                 && let Some(any) = tiers.first().cloned()
             {
-                tiers.push(Tier { name: name.into(), bucket: any.bucket });
+                tiers.push(Tier { name: name.into(), bucket: any.bucket, concurrency: None });
             }
             continue;
         };
-        let tier = Tier { name: name.into(), bucket };
+        let tier = Tier { name: name.into(), bucket, concurrency: None };
         match tiers.iter_mut().find(|tier| tier.name.eq_ignore_ascii_case(name)) {
             Some(overridden) => *overridden = tier,
             None => tiers.push(tier),

@@ -31,7 +31,10 @@ pub use effective::effective;
 pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
-pub use upstreams::{Balance, Timeouts, Upstream, UpstreamServer};
+pub use upstreams::{
+    Affinity, Balance, Concurrency, HealthCheck, HealthCheckKind, ServerAddress, Timeouts,
+    Upstream, UpstreamServer,
+};
 
 use self::raw::Field;
 use self::report::Report;

@@ -13,7 +13,9 @@ use super::report::{Report, did_you_mean, one_of, quote};
 use super::upstreams::Upstream;
 use super::yaml::Kind;
 use super::{host, path, value};
+use crate::policy::breaker::BreakerPolicy;
 use crate::policy::limit::Limit;
+use crate::policy::retry::RetryPolicy;
 use crate::policy::route::{HostMatch, PathMatch, RouteMatch};
 
 /// One route.
@@ -42,6 +44,10 @@ pub struct Route {
     pub max_body: Option<u64>,
     /// Whether an API key must name the client.
     pub auth: Auth,
+    /// When a failed attempt is followed by another; none: never.
+    pub retry: Option<RetryPolicy>,
+    /// What opens a circuit of its own, `route:<name>`; none: it shares its upstream's.
+    pub breaker: Option<BreakerPolicy>,
 }
 
 impl Route {
@@ -157,6 +163,8 @@ fn route(
         limit: limit.flatten(),
         max_body,
         auth: auth.unwrap_or(Auth::None),
+        retry: None,
+        breaker: None,
     })
 }
 

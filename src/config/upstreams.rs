@@ -1,13 +1,18 @@
 //! `upstreams`: where requests go.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderName;
 
 use super::keys;
 use super::raw::{Field, Section, Unique, word};
 use super::report::Report;
 use super::value;
+use crate::policy::breaker::BreakerPolicy;
+use crate::policy::ejection::EjectionPolicy;
 
 /// A named group of servers that can answer the same requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,22 +25,108 @@ pub struct Upstream {
     pub balance: Balance,
     /// How long it is waited for.
     pub timeouts: Timeouts,
+    /// How many requests it may have at a time; none: any number.
+    pub concurrency: Option<Concurrency>,
+    /// How its servers' health is checked; none: it is not.
+    pub health_check: Option<HealthCheck>,
+    /// What opens its circuit; none: nothing but an operator.
+    pub breaker: Option<BreakerPolicy>,
+    /// When a single server is taken out of balancing; none: never.
+    pub ejection: Option<EjectionPolicy>,
 }
 
 /// One server of an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamServer {
-    /// Its address; the port is never 0.
-    pub address: SocketAddr,
+    /// Where it is.
+    pub address: ServerAddress,
     /// Its share among the upstream's servers, 1 to 1 000.
     pub weight: u32,
 }
 
+/// Where a server is; the port is never 0.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    /// At this address.
+    Ip(SocketAddr),
+    /// At every address this DNS name stands for.
+    Name {
+        /// The name, in lower case.
+        host: Arc<str>,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// How a server is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Balance {
     /// In turn, in proportion to weight.
     RoundRobin,
+    /// The less loaded of two drawn at random.
+    LeastLoaded,
+    /// The same server for the same value, by consistent hashing.
+    Consistent(Affinity),
+}
+
+/// What requests must have in common to meet the same server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affinity {
+    /// The client's identity.
+    Client,
+    /// The client's address.
+    Ip,
+    /// The path, in normal form and without its query.
+    Path,
+    /// The value of this request header.
+    Header(HeaderName),
+}
+
+/// How many requests an upstream may have at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency {
+    /// Requests in flight, 1 to 1 000 000.
+    pub max: u32,
+    /// Requests that may wait for a place, 0 to 100 000.
+    pub queue: u32,
+    /// How long one may wait, 1 ms to 1 min.
+    pub queue_timeout: Duration,
+}
+
+/// How a server's health is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked of it.
+    pub kind: HealthCheckKind,
+    /// Time between two checks, 100 ms to 1 h.
+    pub interval: Duration,
+    /// How long an answer is waited for, 1 ms to 1 min.
+    pub timeout: Duration,
+    /// Good checks in a row that make an unhealthy server healthy, 1 to 100.
+    pub healthy_after: u32,
+    /// Bad checks in a row that make a healthy server unhealthy, 1 to 100.
+    pub unhealthy_after: u32,
+}
+
+/// What a health check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthCheckKind {
+    /// A connection.
+    Tcp,
+    /// `GET` of this path, answered with 200 to 299.
+    Http {
+        /// The path, with its query if there is one.
+        path: String,
+    },
 }
 
 /// How long an upstream is waited for; each from 1 ms to 24 h.
@@ -86,6 +177,10 @@ fn upstream(name: &str, field: &Field<'_>, report: &mut Report) -> Upstream {
         servers: Vec::new(),
         balance: Balance::RoundRobin,
         timeouts: Timeouts::default(),
+        concurrency: None,
+        health_check: None,
+        breaker: None,
+        ejection: Some(EjectionPolicy::default()),
     };
     let Some(section) = field.section(report, &keys::UPSTREAM) else { return upstream };
     if let Some(field) = section.require("servers", report, "servers: [127.0.0.1:9001]") {
@@ -112,7 +207,7 @@ fn check_balance(field: &Field<'_>, report: &mut Report) {
         }
         return;
     }
-    let known = [("round_robin", Balance::RoundRobin)];
+    let known = [("round_robin", ())];
     field.read(report, "", |text| word(text, &known, &["least_loaded", "consistent"]));
 }
 
@@ -136,13 +231,21 @@ fn server(field: &Field<'_>, report: &mut Report) -> Option<UpstreamServer> {
     let expected = "an address and a port";
     if !matches!(field.node.kind, super::yaml::Kind::Map(_)) {
         let address = field.read(report, expected, value::socket_address)?;
-        return routable(field, report, UpstreamServer { address, weight: 1 });
+        return routable(
+            field,
+            report,
+            UpstreamServer { address: ServerAddress::Ip(address), weight: 1 },
+        );
     }
     let section = field.section(report, &keys::UPSTREAM_SERVER)?;
     let weight = section.value("weight", report, "a number", |t| value::integer(t, 1..=1_000));
     let field = section.require("address", report, "address: 127.0.0.1:9001")?;
     let address = field.read(report, expected, value::socket_address)?;
-    routable(field, report, UpstreamServer { address, weight: weight.unwrap_or(1) as u32 })
+    routable(
+        field,
+        report,
+        UpstreamServer { address: ServerAddress::Ip(address), weight: weight.unwrap_or(1) as u32 },
+    )
 }
 
 /// A wildcard is an address to listen on; nothing answers there.
@@ -151,10 +254,12 @@ fn routable(
     report: &mut Report,
     server: UpstreamServer,
 ) -> Option<UpstreamServer> {
-    let ip = server.address.ip();
-    if ip.is_unspecified() || ip.is_multicast() {
-        field.error(report, format!("{ip} is not the address of a server"));
-        return None;
+    if let ServerAddress::Ip(address) = server.address {
+        let ip = address.ip();
+        if ip.is_unspecified() || ip.is_multicast() {
+            field.error(report, format!("{ip} is not the address of a server"));
+            return None;
+        }
     }
     Some(server)
 }

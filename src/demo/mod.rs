@@ -4,7 +4,7 @@
 pub mod sample;
 
 use crate::app;
-use crate::config::{self, Config, Finding};
+use crate::config::{self, Config, Finding, ServerAddress};
 use anyhow::{Context, anyhow};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -40,7 +40,10 @@ pub fn run() -> anyhow::Result<()> {
 
 fn upstream_address(config: &Config) -> SocketAddr {
     let first = config.upstreams.first().and_then(|upstream| upstream.servers.first());
-    first.map_or_else(|| (Ipv4Addr::LOCALHOST, 9001).into(), |server| server.address)
+    match first.map(|server| &server.address) {
+        Some(&ServerAddress::Ip(address)) => address,
+        _ => (Ipv4Addr::LOCALHOST, 9001).into(),
+    }
 }
 
 /// The sample has a runtime of its own, so that its work does not look like the gateway's.

@@ -17,6 +17,8 @@ pub struct Tier {
     pub name: Arc<str>,
     /// The bucket that each of its clients gets.
     pub bucket: TokenBucket,
+    /// Requests each of its clients may have in flight at a time; none: any number.
+    pub concurrency: Option<u32>,
 }
 
 /// A tier's place among [`Tiers`]; a higher number is a higher tier. It means something only
@@ -108,7 +110,7 @@ impl Tiers {
             .filter_map(|&(name, count, burst)| {
                 let bucket =
                     TokenBucket::new(Rate { count, period: Period::Second }, burst).ok()?;
-                Some(Tier { name: name.into(), bucket })
+                Some(Tier { name: name.into(), bucket, concurrency: None })
             })
             .collect();
         // Written in rising order, so `free` is the first.
@@ -138,7 +140,11 @@ mod tests {
 
     fn tier(name: &str, count: u64, burst: u64) -> Tier {
         let rate = Rate { count, period: Period::Second };
-        Tier { name: name.into(), bucket: TokenBucket::new(rate, burst).unwrap() }
+        Tier {
+            name: name.into(),
+            bucket: TokenBucket::new(rate, burst).unwrap(),
+            concurrency: None,
+        }
     }
 
     #[test]

@@ -31,10 +31,10 @@ impl Upstream {
     /// Sets up an upstream as configured.
     pub fn new(config: &config::Upstream, metrics: &Metrics) -> Upstream {
         let weights: Vec<u32> = config.servers.iter().map(|server| server.weight).collect();
-        let servers = config.servers.iter().map(|server| Server {
-            address: server.address,
-            name: server.address.to_string().into(),
-            peer: peer(server.address, config.timeouts),
+        let servers = config.servers.iter().filter_map(|server| {
+            let config::ServerAddress::Ip(address) = server.address else { return None };
+            let peer = peer(address, config.timeouts);
+            Some(Server { address, name: address.to_string().into(), peer })
         });
         Upstream {
             name: config.name.clone(),

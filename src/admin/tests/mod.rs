@@ -10,7 +10,7 @@ use super::{AdminState, router};
 use crate::clock;
 use crate::config::{
     Admin, Auth, Clients, Config, Cost, KnownClient, Limiter, Metrics as MetricsListener, Route,
-    Secret, Server, Timeouts, Upstream, UpstreamServer,
+    Secret, Server, ServerAddress, Timeouts, Upstream, UpstreamServer,
 };
 use crate::gateway::Gateway;
 use crate::lifecycle::Stage;
@@ -175,6 +175,8 @@ fn route(name: &str, path: PathMatch) -> Route {
         limit: None,
         max_body: None,
         auth: Auth::None,
+        retry: None,
+        breaker: None,
     }
 }
 
@@ -214,7 +216,10 @@ fn routes() -> Vec<Route> {
 }
 
 fn config() -> Config {
-    let server = |address: &str| UpstreamServer { address: address.parse().unwrap(), weight: 1 };
+    let server = |address: &str| UpstreamServer {
+        address: ServerAddress::Ip(address.parse().unwrap()),
+        weight: 1,
+    };
     let tiers = Tiers::standard();
     let known =
         KnownClient { id: "known-1".into(), tier: tiers.find("premium"), api_keys: Vec::new() };
@@ -236,6 +241,10 @@ fn config() -> Config {
             servers: vec![server("127.0.0.1:9001"), server("127.0.0.1:9002")],
             balance: crate::config::Balance::RoundRobin,
             timeouts: Timeouts::default(),
+            concurrency: None,
+            health_check: None,
+            breaker: None,
+            ejection: None,
         }],
         routes: routes(),
     }

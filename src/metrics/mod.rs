@@ -1,0 +1,152 @@
+//! Every metric, declared once, and the handles the request path uses.
+//!
+//! Labels are bounded by the configuration: routes, tiers, policies, upstreams and status
+//! codes. Requests find their metrics by handle; a label is looked up the first time a
+//! route answers with a status and then kept.
+
+mod route;
+mod upstream;
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
+pub use route::{InflightGuard, Latencies, RouteMetrics};
+use std::sync::atomic::AtomicU64;
+use upstream::UpstreamFamilies;
+pub use upstream::{
+    AttemptMetrics, AttemptOutcome, CircuitMetrics, CircuitState, ConcurrencyMetrics, ServerMetrics,
+};
+
+/// The label of requests that no route, tier or policy took.
+pub const NONE: &str = "none";
+
+/// Upper bounds of `gateway_request_duration_seconds`.
+const DURATION_BUCKETS_SECONDS: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The families; handles are made from them per route and per upstream.
+pub struct Metrics {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    rate_limited: IntCounterVec,
+    retries: IntCounterVec,
+    upstream: UpstreamFamilies,
+    inflight: IntGaugeVec,
+    /// Log lines that were dropped because the writer could not keep up.
+    pub access_log_dropped: IntCounter,
+    /// Refusals of our own with 429 or 503.
+    pub blocked: AtomicU64,
+}
+
+impl Metrics {
+    /// Declares the families in `registry`.
+    ///
+    /// # Errors
+    /// When a name is registered already.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels).and_then(|vec| add(registry, vec))
+        };
+        let duration = HistogramOpts::new(
+            "gateway_request_duration_seconds",
+            "Time from the complete request head to the end of the response",
+        )
+        .buckets(DURATION_BUCKETS_SECONDS.to_vec());
+        Ok(Metrics {
+            requests: counter(
+                "gateway_requests_total",
+                "Requests answered, by route and status",
+                &["route", "status"],
+            )?,
+            duration: add(registry, HistogramVec::new(duration, &["route"])?)?,
+            rate_limited: counter(
+                "gateway_rate_limited_total",
+                "Requests refused with 429, by the policy that refused",
+                &["route", "tier", "policy"],
+            )?,
+            retries: counter(
+                "gateway_retries_total",
+                "Attempts after the first, by the route that asked for them",
+                &["route"],
+            )?,
+            upstream: UpstreamFamilies::register(registry)?,
+            inflight: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("gateway_inflight_requests", "Requests being served"),
+                    &["route"],
+                )?,
+            )?,
+            access_log_dropped: add(
+                registry,
+                IntCounter::new(
+                    "gateway_access_log_dropped_total",
+                    "Access log lines dropped because the writer could not keep up",
+                )?,
+            )?,
+            blocked: AtomicU64::new(0),
+        })
+    }
+
+    /// The handles of one route.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        RouteMetrics::new(
+            name,
+            self.requests.clone(),
+            self.duration.with_label_values(&[name]),
+            self.retries.with_label_values(&[name]),
+            self.inflight.with_label_values(&[name]),
+        )
+    }
+
+    /// The counter of refusals by one policy.
+    pub fn rate_limited(&self, route: &str, tier: &str, policy: &str) -> IntCounter {
+        self.rate_limited.with_label_values(&[route, tier, policy])
+    }
+
+    /// The counters of one upstream's attempts.
+    pub fn attempts(&self, upstream: &str) -> AttemptMetrics {
+        self.upstream.attempts(upstream)
+    }
+
+    /// The metrics of one circuit.
+    pub fn circuit(&self, name: &str) -> CircuitMetrics {
+        self.upstream.circuit(name)
+    }
+
+    /// The metrics of one upstream's places and queue.
+    pub fn concurrency(&self, upstream: &str) -> ConcurrencyMetrics {
+        self.upstream.concurrency(upstream)
+    }
+
+    /// The metrics of one upstream's servers.
+    pub fn servers(&self, upstream: &str) -> ServerMetrics {
+        self.upstream.servers(upstream)
+    }
+
+    /// Requests answered so far, as (status, count) for each route.
+    pub fn requests_by_status(&self) -> Vec<(u16, u64)> {
+        let families = self.requests.collect();
+        let metrics = families.iter().flat_map(MetricFamily::get_metric);
+        metrics
+            .filter_map(|metric| {
+                let label = metric.get_label().iter().find(|label| label.name() == "status")?;
+                Some((label.value().parse().ok()?, metric.get_counter().value() as u64))
+            })
+            .collect()
+    }
+
+    /// Refusals with 429 so far, over all routes, tiers and policies.
+    pub fn rate_limited_total(&self) -> u64 {
+        let families = self.rate_limited.collect();
+        let metrics = families.iter().flat_map(MetricFamily::get_metric);
+        metrics.map(|metric| metric.get_counter().value() as u64).sum()
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
