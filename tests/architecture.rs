@@ -21,7 +21,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("clock", &[]),
     ("metrics", &[]),
     ("lifecycle", &["clock"]),
-    ("wire", &[]),
+    ("wire", &["clock"]),
     ("store", &["policy"]),
     ("config", &["policy"]),
     ("registry", &["config", "policy", "store"]),

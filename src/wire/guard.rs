@@ -10,6 +10,7 @@
 //! A head that fails the check is answered here. Pingora never sees a byte of it and takes
 //! the connection for one that the client closed.
 
+use super::alarm::{Alarm, Patience};
 use super::app::Answers;
 use super::body::BodyTracker;
 use super::fault::Fault;
@@ -89,6 +90,8 @@ pub struct GuardedStream {
     is_reusable: AtomicBool,
     rescue: Rescue,
     fault: Option<Fault>,
+    /// Ends the wait for an upstream. Locked by the request's own task alone.
+    alarm: Mutex<Alarm>,
 }
 
 impl GuardedStream {
@@ -112,6 +115,7 @@ impl GuardedStream {
             is_reusable: AtomicBool::new(false),
             rescue,
             fault: None,
+            alarm: Mutex::default(),
         }
     }
 
@@ -124,6 +128,7 @@ impl GuardedStream {
     pub(super) fn back(stream: Stream) -> Option<Box<GuardedStream>> {
         let mut guarded: Box<GuardedStream> = stream.into_any().downcast().ok()?;
         *guarded.is_taken.get_mut() = false;
+        guarded.alarm_mut().set(Patience::default());
         Some(guarded)
     }
 
@@ -146,6 +151,33 @@ impl GuardedStream {
     /// after any failed attempt; this one goes on with the next request instead.
     pub fn keep_after_failure(&self) {
         self.is_reusable.store(true, Ordering::Relaxed);
+    }
+
+    /// Bounds the wait for the upstream from now on: when it has been too long, reading from
+    /// the client fails, and [`has_rung`](GuardedStream::has_rung) tells why.
+    pub fn wait_for_upstream(&self, patience: Patience) {
+        self.alarm.lock().unwrap_or_else(PoisonError::into_inner).set(patience);
+    }
+
+    /// Whether the wait was ended by its bound.
+    pub fn has_rung(&self) -> bool {
+        self.alarm.lock().unwrap_or_else(PoisonError::into_inner).has_rung()
+    }
+
+    /// Whether the request's body, if it has one, has come whole.
+    pub fn has_whole_request(&self) -> bool {
+        !matches!(&self.phase, Phase::Message { body, .. } if !body.is_done())
+    }
+
+    /// Tells the alarm that the answer moves.
+    pub(super) fn note_write(&mut self, written: &Poll<io::Result<usize>>) {
+        if written.is_ready() {
+            self.alarm_mut().written();
+        }
+    }
+
+    fn alarm_mut(&mut self) -> &mut Alarm {
+        self.alarm.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was wrong with the body, when a read failed for that.
@@ -322,6 +354,28 @@ impl GuardedStream {
         Poll::Ready(Ok(()))
     }
 
+    fn poll_phase(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.phase {
+            Phase::Message { ref body, head_left: 0 } if body.is_done() => self.poll_while_busy(cx),
+            Phase::Message { .. } => self.poll_message(cx, buf),
+            Phase::Tunnel if self.held.is_empty() => Pin::new(&mut self.io).poll_read(cx, buf),
+            Phase::Tunnel => {
+                let count = self.held.len().min(buf.remaining());
+                buf.put_slice(&self.held.split_to(count));
+                Poll::Ready(Ok(()))
+            }
+            // Pingora reads only what `next_request` has let through.
+            Phase::Head | Phase::Refusing(_) | Phase::Refused => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Fails once the upstream has been waited for too long.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_sent = self.has_whole_request();
+        ready!(self.alarm_mut().poll(is_sent, cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Whether the last message was read to its end.
     fn is_between_messages(&self) -> bool {
         match &self.phase {
@@ -357,18 +411,12 @@ impl AsyncRead for GuardedStream {
         if *this.is_tunnel.get_mut() {
             this.phase = Phase::Tunnel;
         }
-        let read = match this.phase {
-            Phase::Message { ref body, head_left: 0 } if body.is_done() => this.poll_while_busy(cx),
-            Phase::Message { .. } => this.poll_message(cx, buf),
-            Phase::Tunnel if this.held.is_empty() => Pin::new(&mut this.io).poll_read(cx, buf),
-            Phase::Tunnel => {
-                let count = this.held.len().min(buf.remaining());
-                buf.put_slice(&this.held.split_to(count));
-                Poll::Ready(Ok(()))
-            }
-            // Pingora reads only what `next_request` has let through.
-            Phase::Head | Phase::Refusing(_) | Phase::Refused => Poll::Ready(Ok(())),
-        };
+        let read = this.poll_phase(cx, buf);
+        match &read {
+            Poll::Pending if *this.is_taken.get_mut() => ready!(this.poll_alarm(cx))?,
+            Poll::Ready(Ok(())) => this.alarm_mut().read(),
+            _ => {}
+        }
         if this.held.is_empty() && this.held.capacity() > KEPT_BUFFER {
             this.held = BytesMut::new();
         }

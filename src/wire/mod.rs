@@ -1,6 +1,7 @@
 //! Between the socket and Pingora: the bytes of requests, checked and framed before any
 //! parser that is kinder than it should be sees them.
 
+pub mod alarm;
 pub mod app;
 mod ballast;
 pub mod body;
