@@ -160,6 +160,102 @@ routes:
 }
 
 #[test]
+fn everything_that_is_wrong_about_containing_failures_is_said_at_once() {
+    let (_dir, file) = written(
+        "\
+tiers:
+  gold: {rate: 1/s, burst: 1, concurrency: 0}
+upstreams:
+  users:
+    servers:
+      - users.internal
+      - 10.0.0.256:9001
+      - {address: http://users:80}
+    balance: {consistent: cookie}
+    concurrency: {queue: -1}
+    health_check:
+      type: tcp
+      path: /health
+    breaker:
+      failure_ratio: 50
+      slow_ratio: 0.8
+      cooldown: 10m
+      max_cooldown: 5m
+    ejection: off
+routes:
+  - name: users
+    path: /users
+    upstream: users
+    retry:
+      attempts: 11
+      backoff: {base: 1s, max: 250ms}
+      when: [conect, 302, 503, 503]
+      budget: 20
+    breaker: {windw: 10s}
+",
+    );
+    let said = run(&file, &[]);
+    assert_eq!((said.code, said.out.as_str()), (Some(64), ""));
+    let expected = [
+        ":2: tiers.gold.concurrency: \"0\" is not between 1 and 1000000",
+        ":6: upstreams.users.servers[0]: \"users.internal\" has no port",
+        ":7: upstreams.users.servers[1]: \"10.0.0.256:9001\" looks like an IP address and is none",
+        ":8: upstreams.users.servers[2].address: \"http://users:80\" has a scheme",
+        ":9: upstreams.users.balance.consistent: \"cookie\" is not one of client, ip, path",
+        ":10: upstreams.users.concurrency: max is missing; write for example max: 200",
+        ":10: upstreams.users.concurrency.queue: \"-1\" is not between 0 and 100000",
+        ":13: upstreams.users.health_check.path: a tcp check asks for no path",
+        ":15: upstreams.users.breaker.failure_ratio: \"50\" is not between 0.01 and 1; did you \
+         mean 50%?",
+        ":16: upstreams.users.breaker.slow_ratio: there is no slow_call",
+        ":18: upstreams.users.breaker.max_cooldown: \"5m\" is shorter than cooldown, which is 10m",
+        ":19: upstreams.users.ejection: expected a mapping of keys, or none, found \"off\"",
+        ":25: routes[0].retry.attempts: \"11\" is not between 0 and 10",
+        ":26: routes[0].retry.backoff.max: \"250ms\" is shorter than base, which is 1s",
+        ":27: routes[0].retry.when[0]: \"conect\" is not one of connect, timeout, reset or a \
+         status from 400 to 599; did you mean \"connect\"?",
+        ":27: routes[0].retry.when[1]: \"302\" is not one of connect, timeout, reset or a status",
+        ":27: routes[0].retry.when[3]: the condition \"503\" is used twice",
+        ":28: routes[0].retry.budget: \"20\" is not between 0 and 1; did you mean 20%?",
+        ":29: routes[0].breaker.windw: there is no key \"windw\"; did you mean \"window\"?",
+    ];
+    let lines: Vec<_> = said.err.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{}", said.err);
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(&format!("{}{expected}", file.display())), "{line}\n{expected}");
+    }
+}
+
+#[test]
+fn everything_that_contains_failures_can_be_written() {
+    let said = check(
+        "\
+tiers:
+  free: {rate: 1/s, burst: 10, concurrency: 5}
+upstreams:
+  users:
+    servers: [users.internal:9001, {address: '[::1]:9002', weight: 2}]
+    balance: {consistent: {header: X-Tenant}}
+    concurrency: {max: 200, queue: 100, queue_timeout: 100ms}
+    health_check: {type: http, path: /health, interval: 5s, timeout: 1s, healthy_after: 2, unhealthy_after: 3}
+    breaker: {consecutive_failures: 5, failure_ratio: 0.5, slow_call: 2s, slow_ratio: 0.8,
+              min_requests: 20, window: 10s, cooldown: 30s, max_cooldown: 5m, probes: 3, ramp: 5s}
+    ejection: {consecutive_failures: 5, base: 10s, max: 5m}
+  others: {servers: 127.0.0.1:9003, balance: least_loaded, breaker: none, ejection: none}
+routes:
+  - name: users
+    path: /users
+    upstream: users
+    timeout: 3s
+    retry: {attempts: 2, per_try_timeout: 1s, backoff: {base: 25ms, max: 250ms},
+            when: [connect, timeout, 502, 503, 504], budget: 20%}
+    breaker: {consecutive_failures: 5, cooldown: 30s}
+",
+    );
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
+}
+
+#[test]
 fn rates_that_cannot_be_enforced_are_refused() {
     let limit =
         |rate: &str, burst: &str| format!("limits: [{{name: l, rate: {rate}, burst: {burst}}}]");
@@ -210,7 +306,10 @@ fn keys_of_later_work_are_refused_by_name() {
     refused(&[
         ("redis: {url: 'redis://127.0.0.1'}", "redis is not available yet"),
         ("server: {tls: {cert: x}}", "tls is not available yet"),
-        ("upstreams: {u: {servers: 127.0.0.1:1, breaker: {}}}", "breaker is not available yet"),
+        (
+            "limits: [{name: l, rate: 1/s, burst: 1, shadow: true}]",
+            "limits[0].shadow: shadow is not available yet",
+        ),
     ]);
 }
 

@@ -1,25 +1,31 @@
 //! The configuration as it is in effect, in the shape of the file: defaults filled in, secrets
 //! masked.
 
-use crate::policy::route::{HostMatch, PathMatch};
+use std::time::Duration;
+
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use super::value::{duration_text, size_text};
+use super::value::{duration_text, percent_text, size_text};
 use super::{
-    AccessLog, AccessLogFormat, Auth, Balance, Clients, Config, Cost, Identifier, Route, Server,
-    Upstream,
+    AccessLog, AccessLogFormat, Affinity, Auth, Balance, Clients, Concurrency, Config, Cost,
+    HealthCheck, HealthCheckKind, Identifier, Route, Server, Timeouts, Upstream,
 };
+use crate::policy::breaker::BreakerPolicy;
+use crate::policy::ejection::EjectionPolicy;
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::rate::TokenBucket;
-use crate::policy::tier::Tiers;
+use crate::policy::retry::{RetryOn, RetryPolicy};
+use crate::policy::route::{HostMatch, PathMatch};
+use crate::policy::share::Share;
+use crate::policy::tier::{Tier, Tiers};
 
 /// What a secret is shown as.
 const MASK: &str = "***";
 
 /// The configuration in effect as JSON, with the key names of the file.
 pub fn effective(config: &Config) -> Value {
-    let tiers = config.tiers.iter().map(|(_, tier)| (tier.name.to_string(), bucket(&tier.bucket)));
+    let tiers = config.tiers.iter().map(|(_, tier)| (tier.name.to_string(), tier_value(tier)));
     let upstreams = config.upstreams.iter().map(|u| (u.name.to_string(), upstream(u)));
     json!({
         "server": server(&config.server),
@@ -96,6 +102,12 @@ fn identifier(identifier: &Identifier) -> Value {
     }
 }
 
+fn tier_value(tier: &Tier) -> Value {
+    let mut value = bucket(&tier.bucket);
+    value["concurrency"] = json!(tier.concurrency);
+    value
+}
+
 fn bucket(bucket: &TokenBucket) -> Value {
     json!({"rate": bucket.rate_text(), "burst": bucket.burst()})
 }
@@ -127,22 +139,108 @@ fn upstream(upstream: &Upstream) -> Value {
         .servers
         .iter()
         .map(|server| json!({"address": server.address.to_string(), "weight": server.weight}));
-    let balance = match upstream.balance {
-        Balance::RoundRobin => "round_robin",
-        Balance::LeastLoaded => "least_loaded",
-        Balance::Consistent(_) => "consistent",
-    };
-    let timeouts = upstream.timeouts;
     json!({
         "servers": servers.collect::<Vec<_>>(),
-        "balance": balance,
-        "timeouts": {
-            "connect": duration_text(timeouts.connect),
-            "read": duration_text(timeouts.read),
-            "write": duration_text(timeouts.write),
-            "idle": duration_text(timeouts.idle),
-        },
+        "balance": balance(&upstream.balance),
+        "timeouts": timeouts(upstream.timeouts),
+        "concurrency": upstream.concurrency.map(concurrency),
+        "health_check": upstream.health_check.as_ref().map(health_check),
+        "breaker": upstream.breaker.as_ref().map(breaker),
+        // Absent it would be read back as the default.
+        "ejection": upstream.ejection.as_ref().map_or_else(|| json!("none"), ejection),
     })
+}
+
+fn balance(balance: &Balance) -> Value {
+    match balance {
+        Balance::RoundRobin => json!("round_robin"),
+        Balance::LeastLoaded => json!("least_loaded"),
+        Balance::Consistent(Affinity::Client) => json!({"consistent": "client"}),
+        Balance::Consistent(Affinity::Ip) => json!({"consistent": "ip"}),
+        Balance::Consistent(Affinity::Path) => json!({"consistent": "path"}),
+        Balance::Consistent(Affinity::Header(name)) => {
+            json!({"consistent": {"header": name.as_str()}})
+        }
+    }
+}
+
+fn timeouts(timeouts: Timeouts) -> Value {
+    json!({
+        "connect": duration_text(timeouts.connect),
+        "read": duration_text(timeouts.read),
+        "write": duration_text(timeouts.write),
+        "idle": duration_text(timeouts.idle),
+    })
+}
+
+fn concurrency(concurrency: Concurrency) -> Value {
+    json!({
+        "max": concurrency.max,
+        "queue": concurrency.queue,
+        "queue_timeout": duration_text(concurrency.queue_timeout),
+    })
+}
+
+fn health_check(check: &HealthCheck) -> Value {
+    let (kind, path) = match &check.kind {
+        HealthCheckKind::Tcp => ("tcp", None),
+        HealthCheckKind::Http { path } => ("http", Some(path)),
+    };
+    json!({
+        "type": kind,
+        "path": path,
+        "interval": duration_text(check.interval),
+        "timeout": duration_text(check.timeout),
+        "healthy_after": check.healthy_after,
+        "unhealthy_after": check.unhealthy_after,
+    })
+}
+
+fn breaker(policy: &BreakerPolicy) -> Value {
+    json!({
+        "consecutive_failures": policy.consecutive_failures,
+        "failure_ratio": policy.failure_ratio.map(Share::fraction),
+        "slow_call": policy.slow_calls.map(|slow| nanos_text(slow.longer_than_ns)),
+        "slow_ratio": policy.slow_calls.map(|slow| slow.ratio.fraction()),
+        "min_requests": policy.min_requests,
+        "window": nanos_text(policy.window_ns),
+        "cooldown": nanos_text(policy.cooldown_ns),
+        "max_cooldown": nanos_text(policy.max_cooldown_ns),
+        "probes": policy.probes,
+        "ramp": nanos_text(policy.ramp_ns),
+    })
+}
+
+fn ejection(policy: &EjectionPolicy) -> Value {
+    json!({
+        "consecutive_failures": policy.consecutive_failures,
+        "base": nanos_text(policy.base_ns),
+        "max": nanos_text(policy.max_ns),
+    })
+}
+
+fn retry(policy: &RetryPolicy) -> Value {
+    json!({
+        "attempts": policy.attempts,
+        "per_try_timeout": policy.per_try_timeout_ns.map(nanos_text),
+        "backoff": {
+            "base": nanos_text(policy.backoff.base_ns),
+            "max": nanos_text(policy.backoff.max_ns),
+        },
+        "when": retry_on(&policy.when),
+        // A fraction this small could be written as 1e-6 in JSON, which is not read back.
+        "budget": percent_text(policy.budget),
+    })
+}
+
+fn retry_on(when: &RetryOn) -> Vec<Value> {
+    let words = [("connect", when.connect), ("timeout", when.timeout), ("reset", when.reset)];
+    let words = words.into_iter().filter(|&(_, listed)| listed).map(|(word, _)| json!(word));
+    words.chain(when.statuses.iter().map(|status| json!(status))).collect()
+}
+
+fn nanos_text(nanos: u64) -> String {
+    duration_text(Duration::from_nanos(nanos))
 }
 
 fn route(route: &Route, config: &Config) -> Value {
@@ -170,6 +268,8 @@ fn route(route: &Route, config: &Config) -> Value {
             Auth::None => "none",
             Auth::Required => "required",
         },
+        "retry": route.retry.as_ref().map(retry),
+        "breaker": route.breaker.as_ref().map(breaker),
     })
 }
 

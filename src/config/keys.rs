@@ -65,7 +65,7 @@ pub(super) const CLIENTS: Keys = Keys {
 pub(super) const IDENTIFIER: Keys = Keys { known: &["header", "from"], later: &[] };
 pub(super) const KNOWN_CLIENT: Keys = Keys { known: &["tier", "api_keys"], later: &[] };
 pub(super) const LIMITER: Keys = Keys { known: &["slots"], later: &[] };
-pub(super) const TIER: Keys = Keys { known: &["rate", "burst"], later: &["concurrency"] };
+pub(super) const TIER: Keys = Keys { known: &["rate", "burst", "concurrency"], later: &[] };
 const LIMIT_LATER: &[&str] = &["quota", "on_store_failure", "shadow", "max_delay"];
 pub(super) const LIMIT: Keys = Keys {
     known: &["name", "key", "rate", "burst", "algorithm", "store", "cost"],
@@ -75,11 +75,43 @@ pub(super) const ROUTE_LIMIT: Keys =
     Keys { known: &["key", "rate", "burst", "algorithm", "store", "cost"], later: LIMIT_LATER };
 pub(super) const LIMIT_KEY: Keys = Keys { known: &["header"], later: &[] };
 pub(super) const UPSTREAM: Keys = Keys {
-    known: &["servers", "balance", "timeouts"],
-    later: &["concurrency", "health_check", "breaker"],
+    known: &[
+        "servers",
+        "balance",
+        "timeouts",
+        "concurrency",
+        "health_check",
+        "breaker",
+        "ejection",
+    ],
+    later: &[],
 };
 pub(super) const UPSTREAM_SERVER: Keys = Keys { known: &["address", "weight"], later: &[] };
+pub(super) const BALANCE: Keys = Keys { known: &["consistent"], later: &[] };
+pub(super) const AFFINITY: Keys = Keys { known: &["header"], later: &[] };
 pub(super) const TIMEOUTS: Keys = Keys { known: &["connect", "read", "write", "idle"], later: &[] };
+pub(super) const CONCURRENCY: Keys = Keys { known: &["max", "queue", "queue_timeout"], later: &[] };
+pub(super) const HEALTH_CHECK: Keys = Keys {
+    known: &["type", "path", "interval", "timeout", "healthy_after", "unhealthy_after"],
+    later: &[],
+};
+pub(super) const BREAKER: Keys = Keys {
+    known: &[
+        "consecutive_failures",
+        "failure_ratio",
+        "slow_call",
+        "slow_ratio",
+        "min_requests",
+        "window",
+        "cooldown",
+        "max_cooldown",
+        "probes",
+        "ramp",
+    ],
+    later: &[],
+};
+pub(super) const EJECTION: Keys =
+    Keys { known: &["consecutive_failures", "base", "max"], later: &[] };
 pub(super) const ROUTE: Keys = Keys {
     known: &[
         "name",
@@ -93,13 +125,18 @@ pub(super) const ROUTE: Keys = Keys {
         "limit",
         "max_body",
         "auth",
+        "retry",
+        "breaker",
     ],
-    later: &["retry", "breaker"],
+    later: &[],
 };
 pub(super) const PATH: Keys = Keys { known: &["exact", "prefix", "pattern"], later: &[] };
+pub(super) const RETRY: Keys =
+    Keys { known: &["attempts", "per_try_timeout", "backoff", "when", "budget"], later: &[] };
+pub(super) const BACKOFF: Keys = Keys { known: &["base", "max"], later: &[] };
 
 #[cfg(test)]
-pub(super) const ALL_KEYS: [&Keys; 18] = [
+pub(super) const ALL_KEYS: [&Keys; 26] = [
     &FILE,
     &SERVER,
     &ACCESS_LOG,
@@ -115,9 +152,17 @@ pub(super) const ALL_KEYS: [&Keys; 18] = [
     &LIMIT_KEY,
     &UPSTREAM,
     &UPSTREAM_SERVER,
+    &BALANCE,
+    &AFFINITY,
     &TIMEOUTS,
+    &CONCURRENCY,
+    &HEALTH_CHECK,
+    &BREAKER,
+    &EJECTION,
     &ROUTE,
     &PATH,
+    &RETRY,
+    &BACKOFF,
 ];
 
 #[cfg(test)]

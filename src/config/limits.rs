@@ -1,5 +1,6 @@
 //! `tiers` and `limits`: how much passes.
 
+use super::concurrency::MAX_IN_FLIGHT;
 use super::keys::{self, Keys};
 use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
@@ -25,6 +26,7 @@ pub(super) fn read_tiers(
         check_name(name, &field, report);
         unique.claim("the tier (in any case)", &name.to_ascii_lowercase(), &field, report);
         let section = field.section(report, &keys::TIER);
+        let concurrency = section.as_ref().and_then(|section| concurrency(section, report));
         let Some(bucket) = section.and_then(|section| bucket(&section, report)) else {
             // It stays without a bucket of its own; its name is good enough to refer to.
             if standard.find(name).is_none()
@@ -34,7 +36,7 @@ pub(super) fn read_tiers(
             }
             continue;
         };
-        let tier = Tier { name: name.into(), bucket, concurrency: None };
+        let tier = Tier { name: name.into(), bucket, concurrency };
         match tiers.iter_mut().find(|tier| tier.name.eq_ignore_ascii_case(name)) {
             Some(overridden) => *overridden = tier,
             None => tiers.push(tier),
@@ -45,6 +47,13 @@ pub(super) fn read_tiers(
         // The checks above leave nothing that could be refused here but what they reported.
         report.error("tiers", field.map(|field| field.line), error.to_string());
         standard
+    })
+}
+
+/// Reads how many requests each client of a tier may have in flight.
+fn concurrency(section: &Section<'_>, report: &mut Report) -> Option<u32> {
+    section.value("concurrency", report, "a number of requests", |text| {
+        value::count(text, 1..=MAX_IN_FLIGHT)
     })
 }
 

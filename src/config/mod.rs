@@ -4,17 +4,25 @@
 //! that nothing can be invalid: addresses are addresses, names refer to things that exist, rates
 //! can be enforced. All errors of a file are reported at once, each with its key path and line.
 
+mod balance;
+mod breaker;
 mod clients;
+mod concurrency;
 mod effective;
+mod ejection;
 mod expand;
+mod growth;
+mod health;
 mod host;
 mod keys;
 mod limits;
 mod path;
 mod raw;
 mod report;
+mod retry;
 mod routes;
 mod server;
+mod servers;
 mod upstreams;
 mod value;
 mod warnings;
@@ -26,15 +34,16 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use balance::{Affinity, Balance};
 pub use clients::{ApiKeyHash, Clients, Identifier, KnownClient};
+pub use concurrency::Concurrency;
 pub use effective::effective;
+pub use health::{HealthCheck, HealthCheckKind};
 pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
-pub use upstreams::{
-    Affinity, Balance, Concurrency, HealthCheck, HealthCheckKind, ServerAddress, Timeouts,
-    Upstream, UpstreamServer,
-};
+pub use servers::{ServerAddress, UpstreamServer};
+pub use upstreams::{Timeouts, Upstream};
 
 use self::raw::Field;
 use self::report::Report;

@@ -136,6 +136,23 @@ impl<'a> Field<'a> {
         Some(Section { path: self.path.clone(), line: self.line, empty, fields })
     }
 
+    /// A mapping with fixed keys, or the word `none` for something that is switched off.
+    pub(super) fn section_unless_none(
+        &self,
+        report: &mut Report,
+        keys: &Keys,
+    ) -> Option<Section<'a>> {
+        match self.scalar() {
+            Some("none") => None,
+            Some(text) => {
+                let message = format!("expected a mapping of keys, or none, found {}", quote(text));
+                self.error(report, message);
+                None
+            }
+            None => self.section(report, keys),
+        }
+    }
+
     fn bound(&self, report: &mut Report, count: usize, max: usize) {
         if count > max {
             self.error(report, format!("{count} are too many; at most {max} are allowed"));

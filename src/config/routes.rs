@@ -12,7 +12,7 @@ use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::upstreams::Upstream;
 use super::yaml::Kind;
-use super::{host, path, value};
+use super::{breaker, host, path, retry, value};
 use crate::policy::breaker::BreakerPolicy;
 use crate::policy::limit::Limit;
 use crate::policy::retry::RetryPolicy;
@@ -125,12 +125,8 @@ fn route(
     unique: &mut Unique,
     report: &mut Report,
 ) -> Option<Route> {
-    let name = section.require("name", report, "name: users").and_then(|field| {
-        let name = field.read(report, "a name", |text| Ok(text.to_owned()))?;
-        check_name(&name, field, report);
-        unique.claim("the name", &name, field, report);
-        Some(name)
-    });
+    let name = section.require("name", report, "name: users");
+    let name = name.and_then(|field| route_name(field, unique, report));
     let path = section.require("path", report, "path: /api/users");
     let path = path.and_then(|field| path_match(field, report));
     let hosts = section.get("hosts").map(|field| hosts(field, report)).unwrap_or_default();
@@ -138,8 +134,7 @@ fn route(
     let upstream = section.require("upstream", report, "upstream: users").and_then(|field| {
         field.read(report, "an upstream's name", |t| find_upstream(t, upstreams))
     });
-    let strip_prefix = section.get("strip_prefix");
-    let strip_prefix = strip_prefix.and_then(|field| strip(field, path.as_ref(), report));
+    let strip_prefix = section.get("strip_prefix").and_then(|f| strip(f, path.as_ref(), report));
     let timeout = section.value("timeout", report, "a duration such as 3s", |text| {
         value::duration(text, value::MIN_TIMEOUT..=value::MAX_TIMEOUT)
     });
@@ -151,6 +146,8 @@ fn route(
     let auth = section.value("auth", report, "none or required", |text| {
         word(text, &[("none", Auth::None), ("required", Auth::Required)], &[])
     });
+    let retry = section.get("retry").and_then(|field| retry::read(field, report));
+    let breaker = section.get("breaker").and_then(|field| breaker::read(field, report));
     Some(Route {
         name: name?.into(),
         path: path?,
@@ -163,9 +160,16 @@ fn route(
         limit: limit.flatten(),
         max_body,
         auth: auth.unwrap_or(Auth::None),
-        retry: None,
-        breaker: None,
+        retry,
+        breaker,
     })
+}
+
+fn route_name(field: &Field<'_>, unique: &mut Unique, report: &mut Report) -> Option<String> {
+    let name = field.read(report, "a name", |text| Ok(text.to_owned()))?;
+    check_name(&name, field, report);
+    unique.claim("the name", &name, field, report);
+    Some(name)
 }
 
 fn path_match(field: &Field<'_>, report: &mut Report) -> Option<PathMatch> {

@@ -1,5 +1,7 @@
 //! The configuration as a whole: what a text is read as, and all that is found wrong with it.
 
+mod resilience;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,7 @@ use http::{HeaderName, Method};
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::ejection::EjectionPolicy;
 use crate::policy::limit::{LimitCost, LimitKey};
 use crate::policy::route::{HostMatch, PathMatch};
 
@@ -62,10 +65,15 @@ fn what_is_absent_has_its_default() {
     assert_eq!(config.limits, []);
     assert_eq!(config.upstreams[0].timeouts, Timeouts::default());
     assert_eq!(config.upstreams[0].servers[0].weight, 1);
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.balance, Balance::RoundRobin);
+    assert_eq!((upstream.concurrency, &upstream.health_check), (None, &None));
+    assert_eq!((&upstream.breaker, &upstream.ejection), (&None, &Some(EjectionPolicy::default())));
     let route = &config.routes[0];
     assert_eq!(route.path, PathMatch::Prefix("/a".into()));
     assert_eq!(route.cost.of(&Method::POST), 1);
     assert_eq!((route.timeout, route.max_body, route.auth), (None, None, Auth::None));
+    assert_eq!((&route.retry, &route.breaker), (&None, &None));
 }
 
 #[test]
@@ -95,6 +103,7 @@ fn every_key_is_read() {
     assert_eq!(config.limiter.slots, 2_048);
     let default = config.tiers.get(config.tiers.default_tier());
     assert_eq!((&*default.name, default.bucket.burst()), ("Basic", 7));
+    assert_eq!(default.concurrency, Some(4));
     assert_eq!(config.tiers.iter().len(), 5);
     let limit = &config.limits[0];
     assert_eq!(limit.key, LimitKey::Header(HeaderName::from_static("x-tenant")));
@@ -189,7 +198,7 @@ limits:
   - {name: a, rate: 1/s, burst: 1}
 upstreams:
   users:
-    servers: [localhost:80]
+    servers: [localhost]
 routes:
   - {name: r, path: api, upstream: user}
   - {name: r, path: /b}
@@ -203,7 +212,7 @@ routes:
          for example 10/s",
         "line 5: limits[0].burst: \"0\" is not between 1 and",
         "line 6: limits[1].name: the name \"a\" is used twice, first on line 5",
-        "line 9: upstreams.users.servers[0]: \"localhost:80\" has a host name",
+        "line 9: upstreams.users.servers[0]: \"localhost\" has no port; write",
         "line 11: routes[0].path: \"api\" cannot be matched: a path begins with /",
         "line 11: routes[0].upstream: there is no upstream \"user\"; did you mean \"users\"?",
         "line 12: routes[1].name: the name \"r\" is used twice, first on line 11",
@@ -252,14 +261,9 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         ("tls: {}", later),
         ("server: {header_timeout: 10s}", "server.header_timeout: header_timeout is not"),
         ("server: {proxy_protocol: true}", later),
-        ("tiers: {free: {rate: 1/s, burst: 1, concurrency: 3}}", later),
-        ("upstreams: {u: {servers: [127.0.0.1:1], breaker: {}}}", later),
-        ("upstreams: {u: {servers: [127.0.0.1:1], balance: least_loaded}}", later),
-        ("upstreams: {u: {servers: [127.0.0.1:1], balance: {consistent: ip}}}", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, shadow: true}]", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, algorithm: leaky_bucket}]", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, store: shared}]", later),
-        (&with_route("retry: {attempts: 2}"), later),
         (&with_route("limit: {rate: 1/s, burst: 1, quota: {}}"), later),
         ("clients: {identify: [jwt]}", later),
     ]);

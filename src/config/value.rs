@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::report::{did_you_mean, quote};
 use crate::policy::rate::{Period, Rate};
+use crate::policy::share::Share;
 
 /// The longest timeout there can be.
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
@@ -28,6 +29,12 @@ pub(super) fn integer(text: &str, range: RangeInclusive<u64>) -> Result<u64, Str
         Ok(number) if range.contains(&number) => Ok(number),
         _ => Err(out_of_range()),
     }
+}
+
+/// A whole number in a range of small numbers.
+pub(super) fn count(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let (min, max) = (u64::from(*range.start()), u64::from(*range.end()));
+    integer(text, min..=max).map(|number| number as u32)
 }
 
 /// `true` or `false`.
@@ -69,6 +76,12 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
 
 fn not_a_duration(text: &str) -> String {
     format!("{} is not a duration; write a whole number and ms, s, m or h: 250ms, 30s", quote(text))
+}
+
+/// A duration in whole nanoseconds, as policies keep it.
+pub(super) fn nanos(text: &str, range: RangeInclusive<Duration>) -> Result<u64, String> {
+    // No range in use comes near the 584 years that fit.
+    duration(text, range).map(|duration| duration.as_nanos() as u64)
 }
 
 /// A duration as it would be written, in the largest unit that is exact.
@@ -169,6 +182,59 @@ fn finer_rate(count: &str, period: Period) -> Option<Rate> {
     })
 }
 
+/// A share of a whole: a fraction such as `0.5`, or `50%`, exact to a millionth.
+pub(super) fn share(text: &str, range: RangeInclusive<Share>) -> Result<Share, String> {
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (number, places) = match unsigned.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 4),
+        None => (unsigned, 6),
+    };
+    let Some(millionths) = decimal(number, places) else {
+        return Err(format!(
+            "{} is not a share; write a fraction or a percentage, exact to a millionth: 0.5, 50%",
+            quote(text)
+        ));
+    };
+    let share = u32::try_from(millionths).ok().filter(|_| unsigned == text || millionths == 0);
+    // More than all would become all; it is an error before that.
+    let share = share.filter(|&m| m <= Share::ALL.millionths()).map(Share::from_millionths);
+    share.filter(|share| range.contains(share)).ok_or_else(|| {
+        let bounds =
+            format!("{} is not between {} and {}", quote(text), range.start(), range.end());
+        // Somebody wrote 50 for 50 %; what is longer is no number out of a head.
+        let percent =
+            number == text && text.len() <= 6 && (2_000_000..=100_000_000).contains(&millionths);
+        if percent { format!("{bounds}; did you mean {text}%?") } else { bounds }
+    })
+}
+
+/// A decimal number in units of 10^-`places`; `None` when it is none or finer than that.
+fn decimal(text: &str, places: u32) -> Option<u64> {
+    let (whole, fraction) = match text.split_once('.') {
+        Some((whole, fraction)) if is_digits(fraction) => (whole, fraction.trim_end_matches('0')),
+        Some(_) => return None,
+        None => (text, ""),
+    };
+    let missing = places.checked_sub(u32::try_from(fraction.len()).ok()?)?;
+    if !is_digits(whole) {
+        return None;
+    }
+    let fraction = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+    let whole: u64 = whole.parse().unwrap_or(u64::MAX);
+    let fraction: u64 = 10_u64.pow(missing).checked_mul(fraction)?;
+    Some(whole.saturating_mul(10_u64.pow(places)).saturating_add(fraction))
+}
+
+/// A share in percent, such as `20%`.
+pub(super) fn percent_text(share: Share) -> String {
+    let (whole, rest) = (share.millionths() / 10_000, share.millionths() % 10_000);
+    if rest == 0 {
+        return format!("{whole}%");
+    }
+    let fraction = format!("{rest:04}");
+    format!("{whole}.{}%", fraction.trim_end_matches('0'))
+}
+
 /// A name of a tier, upstream, route or limit.
 pub(super) fn name(text: &str) -> Result<&str, String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
@@ -189,9 +255,10 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
         Err(_) if text.parse::<IpAddr>().is_ok() => {
             Err(format!("{} has no port; {example}", quote(text)))
         }
-        Err(_) if is_host_and_port(text) => {
-            Err(format!("{} has a host name, which is not available yet; {example}", quote(text)))
-        }
+        Err(_) if is_host_and_port(text) => Err(format!(
+            "{} has a host name, and only an address can be bound; {example}",
+            quote(text)
+        )),
         Err(_) => Err(format!("{} is not an address; {example}", quote(text))),
     }
 }

@@ -1,15 +1,18 @@
 //! What a valid configuration says that its author may not have meant.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use http::Method;
 
+use super::Config;
 use super::clients::Identifier;
 use super::path::parameter;
 use super::raw::{Field, Section};
-use super::report::{Report, quote};
+use super::report::{Report, one_of, quote};
 use super::routes::{Auth, Route};
-use super::{Config, yaml::Kind};
+use super::value;
+use super::yaml::Kind;
 use crate::policy::limit::{Limit, LimitCost};
 use crate::policy::route::{HostMatch, PathMatch};
 
@@ -25,6 +28,8 @@ pub(super) fn check(config: &Config, root: &Section<'_>, report: &mut Report) {
     shadowed(&config.routes, &places, report);
     for (index, route) in config.routes.iter().enumerate() {
         unaffordable(config, route, &places.route(index, "cost"), report);
+        pointless_retries(route, index, &places, report);
+        shared_circuit(config, route, index, &places, report);
     }
 }
 
@@ -39,18 +44,29 @@ impl<'a> Places<'a> {
         Self { routes: routes.unwrap_or_default() }
     }
 
-    /// The key path and the line of a key of a route; of the route itself when the key is absent.
+    /// The key path and the line of a key of a route, such as `retry.when`; of what contains it
+    /// when the key is absent.
     fn route(&self, index: usize, key: &str) -> (String, Option<usize>) {
         let Some(field) = self.routes.get(index) else {
             return (format!("routes[{index}]"), None);
         };
-        let Kind::Map(entries) = &field.node.kind else {
-            return (field.path.clone(), Some(field.line));
-        };
-        match entries.iter().find(|entry| entry.key == key) {
-            Some(entry) => (format!("{}.{key}", field.path), Some(entry.line)),
-            None => (field.path.clone(), Some(field.line)),
+        let (mut node, mut line, mut path) = (field.node, field.line, field.path.clone());
+        for key in key.split('.') {
+            let Kind::Map(entries) = &node.kind else { break };
+            let Some(entry) = entries.iter().find(|entry| entry.key == key) else { break };
+            (node, line) = (&entry.value, entry.line);
+            path = format!("{path}.{key}");
         }
+        (path, Some(line))
+    }
+
+    /// Whether a key of a route is written as this word.
+    fn says(&self, index: usize, key: &str, word: &str) -> bool {
+        let Some(Kind::Map(entries)) = self.routes.get(index).map(|field| &field.node.kind) else {
+            return false;
+        };
+        let written = entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value.kind);
+        matches!(written, Some(Kind::Scalar(text)) if text == word)
     }
 }
 
@@ -194,4 +210,52 @@ fn dearest(route: &Route) -> u64 {
     let named = route.methods.iter().map(|method| route.cost.of(method)).max();
     let any = route.cost.by_method.iter().map(|&(_, cost)| cost).max();
     u64::from(named.unwrap_or_else(|| any.unwrap_or(0).max(route.cost.default)))
+}
+
+/// Methods whose requests can be sent again without doing something twice (RFC 9110, 9.2.2).
+const IDEMPOTENT: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE];
+
+/// Finds retries that cannot happen, or hardly ever.
+fn pointless_retries(route: &Route, index: usize, places: &Places<'_>, report: &mut Report) {
+    let Some(retry) = route.retry.as_ref().filter(|retry| retry.attempts > 0) else { return };
+    let per_try = retry.per_try_timeout_ns.map(Duration::from_nanos);
+    if let (Some(per_try), Some(timeout)) = (per_try, route.timeout)
+        && per_try >= timeout
+    {
+        let (path, line) = places.route(index, "retry.per_try_timeout");
+        let message = format!(
+            "it should be shorter than the route's timeout ({}): an attempt that takes so long \
+             leaves no time for another",
+            value::duration_text(timeout)
+        );
+        report.warn(&path, line, message);
+    }
+    let unsafe_only = !route.methods.is_empty()
+        && route.methods.iter().all(|method| !IDEMPOTENT.contains(method));
+    if unsafe_only && !retry.when.connect {
+        let (path, line) = places.route(index, "retry.when");
+        let methods: Vec<_> = route.methods.iter().map(Method::as_str).collect();
+        let message = format!(
+            "without connect in it, {} requests are tried again only with an Idempotency-Key",
+            one_of(methods)
+        );
+        report.warn(&path, line, message);
+    }
+}
+
+/// A route without a breaker of its own has that of its upstream, which `none` does not change.
+fn shared_circuit(
+    config: &Config,
+    route: &Route,
+    index: usize,
+    places: &Places<'_>,
+    report: &mut Report,
+) {
+    let upstream = config.upstreams.get(route.upstream).filter(|u| u.breaker.is_some());
+    let Some(upstream) = upstream.filter(|_| places.says(index, "breaker", "none")) else { return };
+    let (path, line) = places.route(index, "breaker");
+    let name = &upstream.name;
+    let message = format!("the route has no circuit of its own, and the upstream {name}'s applies");
+    report.warn(&path, line, message);
 }

@@ -58,6 +58,81 @@ fn durations() {
 }
 
 #[test]
+fn durations_of_policies_are_in_nanoseconds() {
+    check(
+        |text| nanos(text, Duration::ZERO..=MAX_TIMEOUT),
+        &[
+            ("0s", "0"),
+            ("0ms", "0"),
+            ("250ms", "250000000"),
+            ("24h", "86400000000000"),
+            ("0", "!has no unit"),
+            ("25h", "!is not between 0s and 24h"),
+        ],
+    );
+}
+
+#[test]
+fn counts() {
+    check(
+        |text| count(text, 0..=u32::MAX),
+        &[("0", "0"), ("4294967295", "4294967295"), ("4294967296", "!is not between")],
+    );
+}
+
+#[test]
+fn shares() {
+    check(
+        |text| share(text, Share::from_percent(1)..=Share::ALL),
+        &[
+            ("0.5", "0.5"),
+            ("0.50", "0.5"),
+            ("50%", "0.5"),
+            ("50 %", "0.5"),
+            ("1", "1"),
+            ("1.0000000", "1"),
+            ("100%", "1"),
+            ("0.01", "0.01"),
+            ("1%", "0.01"),
+            ("33.3333%", "0.333333"),
+            ("0.123457", "0.123457"),
+            ("12.5%", "0.125"),
+            ("0", "!is not between 0.01 and 1"),
+            ("0.9%", "!is not between 0.01 and 1"),
+            ("1.000001", "!is not between 0.01 and 1"),
+            ("101%", "!is not between 0.01 and 1"),
+            ("50", "!is not between 0.01 and 1; did you mean 50%?"),
+            ("12.5", "!did you mean 12.5%?"),
+            ("-0.5", "!is not between 0.01 and 1"),
+            ("99999999999999999999999", "!is not between 0.01 and 1"),
+            ("99999999999999999999999%", "!is not between 0.01 and 1"),
+            ("0.1234567", "!exact to a millionth"),
+            ("33.33333%", "!exact to a millionth"),
+            ("half", "!is not a share"),
+            ("1e-2", "!is not a share"),
+            (".5", "!is not a share"),
+            ("1.", "!is not a share"),
+            ("%", "!is not a share"),
+            ("--1", "!is not a share"),
+            ("", "!is not a share"),
+        ],
+    );
+    assert_eq!(share("0%", Share::NONE..=Share::ALL), Ok(Share::NONE));
+    assert_eq!(share("-0", Share::NONE..=Share::ALL), Ok(Share::NONE));
+}
+
+#[test]
+fn every_share_is_read_back_from_percent() {
+    for millionths in (0..=1_000_000).step_by(37).chain([1, 10, 999_999, 1_000_000]) {
+        let exact = Share::from_millionths(millionths);
+        assert_eq!(share(&percent_text(exact), Share::NONE..=Share::ALL), Ok(exact));
+    }
+    assert_eq!(percent_text(Share::from_percent(20)), "20%");
+    assert_eq!(percent_text(Share::from_millionths(125_000)), "12.5%");
+    assert_eq!(percent_text(Share::from_millionths(1)), "0.0001%");
+}
+
+#[test]
 fn sizes() {
     check(
         |text| size(text, 64..=1 << 40).map(size_text),
@@ -113,7 +188,7 @@ fn addresses_and_networks() {
             ("127.0.0.1", "!has no port"),
             ("127.0.0.1:0", "!has port 0"),
             ("127.0.0.1:65536", "!is not an address"),
-            ("localhost:80", "!a host name, which is not available yet"),
+            ("localhost:80", "!has a host name, and only an address can be bound"),
             (":80", "!is not an address"),
             ("http://127.0.0.1:80", "!is not an address"),
         ],
