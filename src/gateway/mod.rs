@@ -5,6 +5,7 @@
 //! registry and the metrics belong to the [`Gateway`] and are found by name, so a new
 //! generation finds them as the old one left them.
 
+pub mod client_places;
 pub mod table_metrics;
 
 use crate::config::{self, Config};

@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod ejection;
 pub mod gcra;
 pub mod limit;
+pub mod line;
 pub mod path;
 pub mod rate;
 pub mod retry;

@@ -2,6 +2,7 @@
 
 mod balance;
 pub mod budget;
+pub mod places;
 
 use crate::config;
 use crate::metrics::{AttemptMetrics, Metrics};
