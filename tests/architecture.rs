@@ -25,7 +25,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("store", &["policy"]),
     ("config", &["policy"]),
     ("registry", &["config", "policy", "store"]),
-    ("upstream", &["config", "metrics", "policy"]),
+    ("upstream", &["clock", "config", "metrics", "policy"]),
     ("telemetry", &["clock", "config"]),
     (
         "gateway",

@@ -72,9 +72,8 @@ pub(super) async fn health(State(app): App) -> (StatusCode, Json<Health>) {
 fn observe(app: &AdminState, stage: Stage) -> Health {
     let generation = app.gateway.generation();
     let servers = generation.upstreams.iter().map(|upstream| {
-        // Servers are not checked, so each one counts as healthy.
-        let total = upstream.addresses().count();
-        (upstream.name.to_string(), Servers { healthy: total, total })
+        let (healthy, total) = upstream.counts();
+        (upstream.name.to_string(), Servers { healthy, total })
     });
     let upstreams: BTreeMap<_, _> = servers.collect();
     let all_healthy = upstreams.values().all(|servers| servers.healthy == servers.total);

@@ -76,7 +76,7 @@ pub struct Generation {
     /// The routes, in the order of the configuration.
     pub routes: Vec<Route>,
     /// The upstreams, in the order of the configuration.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
     /// The tier policy of each tier, by tier id.
     pub tiers: Vec<Policy>,
     /// The policies of `limits`, in the order of the configuration.

@@ -16,9 +16,11 @@ mod respond;
 pub mod toll;
 pub mod trace;
 
+use crate::clock;
 use crate::gateway::Gateway;
 use crate::metrics::AttemptOutcome;
 use crate::telemetry::access_log::AccessLog;
+use crate::upstream::Choice;
 use crate::wire::guard::GuardedStream;
 use admit::Passage;
 use async_trait::async_trait;
@@ -121,8 +123,11 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> Result<Box<HttpPeer>> {
         let upstream = ctx.route.map(|route| ctx.generation.route_config(route).upstream);
-        let chosen = upstream.and_then(|upstream| ctx.generation.upstreams[upstream].next_peer());
-        let Some((server, mut peer)) = chosen else {
+        let choice = Choice { affinity: None, tried: &[], now_ns: clock::now_ns() };
+        let server =
+            upstream.and_then(|upstream| ctx.generation.upstreams[upstream].choose(&choice));
+        let Some((server, mut peer)) = server.and_then(|s| Some((s.name.clone(), s.peer()?)))
+        else {
             return Err(give_up(ctx, Refusal::NoServer));
         };
         ctx.attempt.count += 1;

@@ -1,15 +1,21 @@
 //! Upstreams at work: their servers, who is next, and what came of the attempts.
 
-mod balance;
 pub mod budget;
+mod drains;
 pub mod places;
+mod ring;
+mod server;
+mod servers;
+mod set;
 
 use crate::config;
 use crate::metrics::{AttemptMetrics, Metrics};
-use balance::RoundRobin;
-use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+pub use server::{Server, ServerLoad};
+use servers::Servers;
+pub use set::Choice;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One upstream.
 pub struct Upstream {
@@ -17,56 +23,116 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Counters of attempts at it.
     pub attempts: AttemptMetrics,
-    servers: Vec<Server>,
-    turns: RoundRobin,
+    servers: Arc<Servers>,
 }
 
-struct Server {
-    address: SocketAddr,
-    /// The address as text, for logs and headers.
-    name: Arc<str>,
-    /// Made once; an attempt takes a copy.
-    peer: HttpPeer,
+/// How one server stands, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerView {
+    /// Its address as configured.
+    pub configured: Arc<str>,
+    /// Where it is; none: its name does not resolve.
+    pub address: Option<SocketAddr>,
+    /// Its weight, 1 to 1 000.
+    pub weight: u32,
+    /// Whether it is asked, and if not, why.
+    pub state: ServerState,
+    /// Attempts in flight.
+    pub in_flight: u32,
+    /// Its average latency; none without recent answers.
+    pub latency: Option<Duration>,
+    /// How much longer it is ejected; none: it is not.
+    pub ejected_for: Option<Duration>,
 }
 
-impl Upstream {
-    /// Sets up an upstream as configured.
-    pub fn new(config: &config::Upstream, metrics: &Metrics) -> Upstream {
-        let weights: Vec<u32> = config.servers.iter().map(|server| server.weight).collect();
-        let servers = config.servers.iter().filter_map(|server| {
-            let config::ServerAddress::Ip(address) = server.address else { return None };
-            let peer = peer(address, config.timeouts);
-            Some(Server { address, name: address.to_string().into(), peer })
-        });
-        Upstream {
-            name: config.name.clone(),
-            attempts: metrics.attempts(&config.name),
-            servers: servers.collect(),
-            turns: RoundRobin::new(&weights),
+/// Whether a server is asked. Where several reasons are against it, the one that lasts longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// It is.
+    Up,
+    /// An operator took it out.
+    Drained,
+    /// Its name does not resolve.
+    Unresolved,
+    /// Its health checks fail.
+    Unhealthy,
+    /// It failed too often in a row and is asked only when no other is left.
+    Ejected,
+}
+
+impl ServerState {
+    /// Its name in JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Drained => "drained",
+            Self::Unresolved => "unresolved",
+            Self::Unhealthy => "unhealthy",
+            Self::Ejected => "ejected",
         }
     }
 
-    /// The address and the peer of the server whose turn it is; `None` when there is none.
-    pub fn next_peer(&self) -> Option<(Arc<str>, Box<HttpPeer>)> {
-        let server = self.servers.get(self.turns.next()?)?;
-        Some((server.name.clone(), Box::new(server.peer.clone())))
-    }
-
-    /// The servers' addresses.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.servers.iter().map(|server| server.address)
+    fn of(server: &Server, now_ns: u64) -> ServerState {
+        match server {
+            server if server.is_drained() => Self::Drained,
+            server if server.address.is_none() => Self::Unresolved,
+            server if !server.is_healthy() => Self::Unhealthy,
+            server if server.ejection().is_out(now_ns) => Self::Ejected,
+            _ => Self::Up,
+        }
     }
 }
 
-/// Pingora leaves every timeout open; here each one is set.
-fn peer(address: SocketAddr, timeouts: config::Timeouts) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
-    peer.options.connection_timeout = Some(timeouts.connect);
-    peer.options.total_connection_timeout = Some(timeouts.connect);
-    peer.options.read_timeout = Some(timeouts.read);
-    peer.options.write_timeout = Some(timeouts.write);
-    peer.options.idle_timeout = Some(timeouts.idle);
-    // The proxy has removed hop-by-hop headers before the first attempt.
-    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-    peer
+impl Upstream {
+    /// Sets up an upstream as configured. Its names do not resolve yet.
+    pub fn new(config: &config::Upstream, metrics: &Metrics) -> Arc<Upstream> {
+        Arc::new(Upstream {
+            name: config.name.clone(),
+            attempts: metrics.attempts(&config.name),
+            servers: Servers::new(config, metrics.servers(&config.name)),
+        })
+    }
+
+    /// The server to ask next; none when there is none that may be asked.
+    ///
+    /// Servers that this request has not tried and that are not ejected come first, then those
+    /// it has tried, then ejected ones. Takes no lock and allocates nothing.
+    pub fn choose(&self, choice: &Choice<'_>) -> Option<Arc<Server>> {
+        self.servers.choose(choice)
+    }
+
+    /// How many servers are resolved, healthy and not drained, and how many there are.
+    pub fn counts(&self) -> (usize, usize) {
+        self.servers.counts()
+    }
+
+    /// How each server stands, in the order of the configuration.
+    pub fn servers(&self, now_ns: u64) -> Vec<ServerView> {
+        let set = self.servers.current();
+        let view = |server: &Arc<Server>| {
+            let ejected_ns = server.ejection().out_for_ns(now_ns);
+            ServerView {
+                configured: server.configured.clone(),
+                address: server.address,
+                weight: server.weight,
+                state: ServerState::of(server, now_ns),
+                in_flight: server.in_flight(),
+                latency: server.latency(now_ns),
+                ejected_for: (ejected_ns > 0).then(|| Duration::from_nanos(ejected_ns)),
+            }
+        };
+        set.servers.iter().map(view).collect()
+    }
+
+    /// Drains a server or brings it back; false: there is none of this address.
+    ///
+    /// `address` is written as in the configuration, and then stands for everything it
+    /// resolves to now and later, or it is one of the addresses a name resolved to. A drained
+    /// server gets no new requests; those in flight go on.
+    pub fn set_drained(&self, address: &str, is_drained: bool) -> bool {
+        self.servers.set_drained(address, is_drained)
+    }
 }
+
+#[cfg(test)]
+mod tests;
