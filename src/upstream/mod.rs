@@ -1,6 +1,7 @@
 //! Upstreams at work: their servers, who is next, and what came of the attempts.
 
 mod balance;
+pub mod circuit;
 
 use crate::config;
 use crate::metrics::{AttemptMetrics, Metrics};
