@@ -1,6 +1,7 @@
 //! Upstreams at work: their servers, who is next, and what came of the attempts.
 
 pub mod budget;
+pub mod circuit;
 mod drains;
 pub mod places;
 mod ring;
