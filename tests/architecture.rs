@@ -19,7 +19,7 @@ const MAX_LINES: usize = 450;
 const ALLOWED: [(&str, &[&str]); 16] = [
     ("policy", &[]),
     ("clock", &[]),
-    ("metrics", &[]),
+    ("metrics", &["policy"]),
     ("lifecycle", &["clock"]),
     ("wire", &["clock"]),
     ("store", &["policy"]),

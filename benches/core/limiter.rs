@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 use tollgate::policy::rate::{Period, Rate, TokenBucket};
 use tollgate::store::key::{Digest, Key, KeyHasher, KeyKind};
-use tollgate::store::limiter::{Demand, Limiter, Verdict};
+use tollgate::store::limiter::{Demand, Limiter, Receipt, Verdict};
 use tollgate::store::table::{Class, Table};
 
 const CLIENTS: usize = 1_000_000;
@@ -76,14 +76,19 @@ impl Ours {
 
     fn decide(&self, client: &ClientId) -> bool {
         let holder = self.limiter.digest(KeyKind::Header, client.as_bytes());
-        let verdict = self.limiter.decide(&[self.demand(0, holder)], &self.bucket, NOW, || NOW);
-        matches!(verdict, Verdict::Admitted(_))
+        self.decide_all(&[self.demand(0, holder)])
     }
 
     fn decide_several(&self, client: &ClientId) -> bool {
         let holder = self.limiter.digest(KeyKind::Header, client.as_bytes());
         let demands = [0, 1, 2].map(|policy| self.demand(policy, holder));
-        matches!(self.limiter.decide(&demands, &self.bucket, NOW, || NOW), Verdict::Admitted(_))
+        self.decide_all(&demands)
+    }
+
+    fn decide_all(&self, demands: &[Demand<'_>]) -> bool {
+        let mut receipt = Receipt::default();
+        let verdict = self.limiter.decide(demands, &self.bucket, &mut receipt, NOW, || NOW);
+        matches!(verdict, Verdict::Admitted(_))
     }
 }
 

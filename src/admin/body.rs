@@ -33,6 +33,22 @@ impl Fields {
         }
     }
 
+    /// The value of a field that may be absent or null, as `read` understands it.
+    ///
+    /// # Errors
+    /// Names the field and says what it should be when it is something else.
+    pub(super) fn optional<'a, T>(
+        &'a self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.required(name, expected, read).map(Some),
+        }
+    }
+
     /// The value of a field that must be there, as `read` understands it.
     ///
     /// # Errors

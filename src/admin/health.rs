@@ -35,7 +35,8 @@ enum Redis {
     Off,
 }
 
-/// The servers of one upstream.
+/// The servers of one upstream. One is healthy that resolves, passes its checks and is not
+/// drained; where there are no checks, failing requests alone do not make it unhealthy.
 #[derive(Debug, Serialize, ToSchema)]
 struct Servers {
     healthy: usize,

@@ -5,6 +5,7 @@
 //! its handler, which reads the gateway's state and never holds a lock while it waits.
 
 mod body;
+mod circuits;
 mod clients;
 mod config;
 mod guard;
@@ -17,6 +18,7 @@ mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 
 pub use server::serve;
 
@@ -76,6 +78,10 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .routes(routes!(health::ready))
         .routes(routes!(routes::routes))
         .routes(routes!(limits::limits))
+        .routes(routes!(circuits::circuits))
+        .routes(routes!(circuits::force))
+        .routes(routes!(upstreams::upstreams))
+        .routes(routes!(upstreams::set_state))
         .routes(routes!(clients::by_ip))
         .routes(routes!(clients::by_id))
         .routes(routes!(clients::set_tier))

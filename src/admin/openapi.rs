@@ -30,6 +30,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
         (name = "health", description = "For orchestrators and load balancers"),
         (name = "clients", description = "How clients stand, and changes that act at once"),
         (name = "limits", description = "Limits, tiers and the table of buckets"),
+        (name = "upstreams", description = "Servers and circuits, and taking them out by hand"),
         (name = "metrics", description = "Prometheus, and summaries for people"),
         (name = "configuration", description = "What the gateway runs with"),
     ),

@@ -50,6 +50,11 @@ impl Problem {
     pub(super) fn field(field: impl Into<String>, detail: impl Into<String>) -> Problem {
         Problem { field: Some(field.into()), ..Problem::bad(detail) }
     }
+
+    /// Something that a parameter names and that there is not.
+    pub(super) fn missing(field: impl Into<String>, detail: impl Into<String>) -> Problem {
+        Problem { field: Some(field.into()), ..Problem::new(StatusCode::NOT_FOUND, detail) }
+    }
 }
 
 impl IntoResponse for Problem {

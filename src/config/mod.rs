@@ -44,6 +44,7 @@ pub use routes::{Auth, Cost, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
 pub use servers::{ServerAddress, UpstreamServer};
 pub use upstreams::{Timeouts, Upstream};
+pub(crate) use value::duration;
 
 use self::raw::Field;
 use self::report::Report;

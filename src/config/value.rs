@@ -47,7 +47,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 /// A whole number with one of the units ms, s, m, h, such as `30s`.
-pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let millis_per_unit: u64 = match unit {
         "ms" => 1,

@@ -18,7 +18,9 @@ use crate::registry::{KnownClients, Registry};
 use crate::store::key::{Digest, KeyHasher, KeyKind};
 use crate::store::limiter::Limiter;
 use crate::upstream::Upstream;
+use crate::upstream::circuit::Circuit;
 use arc_swap::ArcSwap;
+use client_places::ClientPlaces;
 use http::HeaderValue;
 use prometheus::IntCounter;
 use std::sync::atomic::AtomicU64;
@@ -34,6 +36,8 @@ pub struct Gateway {
     pub limiter: Limiter,
     /// Changes to clients made at run time.
     pub registry: Registry,
+    /// Requests in flight of each client.
+    pub client_places: Arc<ClientPlaces>,
     /// The metric families.
     pub metrics: Arc<Metrics>,
     /// Where the process is in its life.
@@ -49,6 +53,7 @@ impl Gateway {
             generation: ArcSwap::from_pointee(generation),
             limiter,
             registry: Registry::default(),
+            client_places: ClientPlaces::new(),
             metrics,
             lifecycle: Lifecycle::starting(),
         }
@@ -93,6 +98,8 @@ pub struct Generation {
 pub struct Route {
     /// Its metrics.
     pub metrics: RouteMetrics,
+    /// The circuit its requests pass: its own, or its upstream's.
+    pub circuit: Arc<Circuit>,
     /// The policy of its own limit.
     pub limit: Option<Policy>,
     /// Refusals by tier and policy, counted under handles made at the first refusal.
@@ -140,8 +147,18 @@ pub fn policy_header(name: &str, burst: u64, window_seconds: u64) -> HeaderValue
 impl Generation {
     fn new(config: Config, limiter: &Limiter, metrics: &Metrics) -> Generation {
         let policy = |limit: &Limit| Policy::new(limit.name.clone(), &limit.bucket, limiter);
+        let upstreams: Vec<_> =
+            config.upstreams.iter().map(|upstream| Upstream::new(upstream, metrics)).collect();
         let route = |route: &config::Route| Route {
             metrics: metrics.route(&route.name),
+            circuit: match &route.breaker {
+                Some(policy) => {
+                    let name = format!("route:{}", route.name);
+                    let metrics = metrics.circuit(&name);
+                    Arc::new(Circuit::new(name.into(), Some(policy.clone()), metrics))
+                }
+                None => upstreams[route.upstream].circuit.clone(),
+            },
             limit: route.limit.as_ref().map(policy),
             refusals: OnceLock::new(),
             digest: limiter.digest(KeyKind::Route, route.name.as_bytes()),
@@ -149,7 +166,6 @@ impl Generation {
         Generation {
             router: Router::new(config.routes.iter().map(config::Route::matching)),
             routes: config.routes.iter().map(route).collect(),
-            upstreams: config.upstreams.iter().map(|u| Upstream::new(u, metrics)).collect(),
             tiers: config
                 .tiers
                 .iter()
@@ -159,8 +175,22 @@ impl Generation {
             known: KnownClients::new(&config),
             no_route: metrics.route(metrics::NONE),
             tier_digest: limiter.digest(KeyKind::Policy, TIER_POLICY.as_bytes()),
+            upstreams,
             config,
         }
+    }
+
+    /// The upstream of a route.
+    pub fn upstream_of(&self, id: RouteId) -> &Arc<Upstream> {
+        &self.upstreams[self.route_config(id).upstream]
+    }
+
+    /// Every circuit once: those of upstreams, then those routes have of their own.
+    pub fn circuits(&self) -> impl Iterator<Item = &Arc<Circuit>> {
+        let own = self.config.routes.iter().zip(&self.routes);
+        let own = own.filter(|(config, _)| config.breaker.is_some());
+        let own = own.map(|(_, route)| &route.circuit);
+        self.upstreams.iter().map(|upstream| &upstream.circuit).chain(own)
     }
 
     /// The configuration of a route.

@@ -16,7 +16,7 @@ pub use route::{InflightGuard, Latencies, RouteMetrics};
 use std::sync::atomic::AtomicU64;
 use upstream::UpstreamFamilies;
 pub use upstream::{
-    AttemptMetrics, AttemptOutcome, CircuitMetrics, CircuitState, ConcurrencyMetrics, ServerMetrics,
+    AttemptMetrics, AttemptOutcome, CircuitMetrics, ConcurrencyMetrics, ServerMetrics,
 };
 
 /// The label of requests that no route, tier or policy took.

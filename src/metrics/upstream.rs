@@ -1,6 +1,7 @@
 //! What is measured of upstreams: attempts, circuits, places and servers.
 
 use super::add;
+use crate::policy::breaker::State;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// What came of one attempt at an upstream.
@@ -105,7 +106,7 @@ impl UpstreamFamilies {
     pub(super) fn circuit(&self, name: &str) -> CircuitMetrics {
         CircuitMetrics {
             state: self.circuit_state.with_label_values(&[name]),
-            transitions: CircuitState::ALL
+            transitions: [State::Closed, State::Open, State::HalfOpen]
                 .map(|to| self.circuit_transitions.with_label_values(&[name, to.label()])),
         }
     }
@@ -135,30 +136,6 @@ impl AttemptMetrics {
     }
 }
 
-/// The state of a circuit as metrics tell it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CircuitState {
-    /// Requests pass.
-    Closed = 0,
-    /// Requests are refused.
-    Open = 1,
-    /// A few requests probe the upstream.
-    HalfOpen = 2,
-}
-
-impl CircuitState {
-    const ALL: [CircuitState; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
-
-    /// Its name in labels and JSON.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
-    }
-}
-
 /// One circuit's state and its changes.
 pub struct CircuitMetrics {
     state: IntGauge,
@@ -167,7 +144,7 @@ pub struct CircuitMetrics {
 
 impl CircuitMetrics {
     /// Tells that the circuit changed to `state`.
-    pub fn change(&self, state: CircuitState) {
+    pub fn change(&self, state: State) {
         self.state.set(state as i64);
         self.transitions[state as usize].inc();
     }

@@ -1,10 +1,11 @@
 //! The access log's line about a request.
 
+use super::attempts::Record;
 use super::context::Context;
 use super::refusal::Refusal;
 use super::{Proxy, guard, trace};
 use crate::clock;
-use crate::telemetry::access_log::Entry;
+use crate::telemetry::access_log::{Entry, Try};
 use crate::wire::guard::GuardedStream;
 use http::{Version, header};
 use pingora_proxy::Session;
@@ -30,6 +31,7 @@ impl Proxy {
         };
         let generation = &ctx.generation;
         let client_ip = source_text(session, ctx);
+        let tries: Vec<Try<'_>> = ctx.attempts.records.iter().map(Try::from).collect();
         log.record(&Entry {
             time: clock::timestamp(),
             trace_id: trace::text(&ctx.trace_id),
@@ -42,8 +44,9 @@ impl Proxy {
             query,
             protocol: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
             route: ctx.route.map_or("none", |route| &generation.route_config(route).name),
-            upstream: ctx.attempt.server.as_deref(),
-            attempts: ctx.attempt.count,
+            upstream: ctx.attempts.server.as_ref().map(|server| &*server.name),
+            attempts: ctx.attempts.begun,
+            tries: &tries,
             status,
             bytes_sent: session.body_bytes_sent(),
             bytes_received: session.body_bytes_read(),
@@ -52,9 +55,21 @@ impl Proxy {
                 Some(Refusal::RateLimited { policy, .. }) => Some(policy),
                 _ => None,
             },
+            refusal: ctx.refusal.as_ref().map(Refusal::name),
             user_agent: text(header::USER_AGENT),
             referer: text(header::REFERER),
         });
+    }
+}
+
+impl<'a> From<&'a Record> for Try<'a> {
+    fn from(record: &'a Record) -> Try<'a> {
+        Try {
+            upstream: &record.server,
+            outcome: record.outcome.label(),
+            status: record.status,
+            duration_seconds: record.took.as_secs_f64(),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Everything that is decided before an upstream is asked, in the order of the contract:
-//! path, route, client, limits.
+//! path, route, client, circuit, limits.
 
+use super::attempt::is_repeatable;
 use super::client::{self, Sender};
 use super::context::Context;
 use super::facts::{Facts, Present};
 use super::refusal::Refusal;
 use super::toll::{self, Toll};
-use super::{Proxy, guard, hops, trace};
+use super::{Proxy, affinity, guard, hops, trace};
+use crate::clock;
 use crate::config::Auth;
 use crate::gateway::Generation;
 use crate::policy::path::{self, PathFault};
@@ -26,7 +28,7 @@ pub(super) enum Passage {
 
 impl Proxy {
     /// Everything that is decided before an upstream is asked, in the order of the contract:
-    /// path, route, client, limits.
+    /// path, route, client, circuit, limits.
     pub(super) fn admit(&self, session: &Session, ctx: &mut Context) -> Result<Passage, Refusal> {
         let request = session.req_header();
         let generation = ctx.generation.clone();
@@ -66,9 +68,32 @@ impl Proxy {
             caller: &caller,
             source,
         };
-        let charged = toll::charge(&toll, &self.gateway, &generation, ctx);
+        let upstream = generation.upstream_of(route);
+        ctx.affinity = affinity::of_request(&toll, &target.path, &upstream.balance);
+        ctx.is_repeatable = is_repeatable(&request.method, &request.headers);
+        ctx.awaits_continue = facts.has.expect;
+        let passed = self.pass(&toll, &generation, ctx);
+        ctx.holder = Some(caller.digest);
         ctx.identity = Some(caller.identity);
-        charged.map(|()| Passage::Forward(facts.has))
+        passed.map(|()| Passage::Forward(facts.has))
+    }
+
+    /// The circuit first, then the limits: an open circuit costs no tokens.
+    fn pass(
+        &self,
+        toll: &Toll<'_>,
+        generation: &Generation,
+        ctx: &mut Context,
+    ) -> Result<(), Refusal> {
+        let now_ns = clock::ns_at(ctx.started);
+        let ticket = generation.route(toll.route).circuit.ask(now_ns);
+        let ticket = ticket.map_err(Refusal::circuit)?;
+        toll::charge(toll, &self.gateway, generation, ctx)?;
+        ctx.attempts.ticket = Some(ticket);
+        if let Some(retry) = &generation.route_config(toll.route).retry {
+            generation.upstream_of(toll.route).budget.earn(retry.budget, now_ns);
+        }
+        Ok(())
     }
 }
 

@@ -1,13 +1,18 @@
 //! What a request carries from phase to phase.
 
 use crate::clock;
+use crate::gateway::client_places::ClientPlace;
 use crate::gateway::{Generation, Route};
-use crate::metrics::InflightGuard;
+use crate::metrics::{AttemptOutcome, InflightGuard};
 use crate::policy::router::RouteId;
 use crate::policy::tier::TierId;
+use crate::proxy::attempts::Attempts;
 use crate::proxy::refusal::Refusal;
 use crate::registry::identity::Identity;
-use crate::store::limiter::Standing;
+use crate::store::key::Digest;
+use crate::store::limiter::{Receipt, Standing};
+use crate::upstream::places::Place;
+use crate::wire::alarm::Patience;
 use http::HeaderValue;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,8 +42,22 @@ pub struct Context {
     pub rate_limit: Option<RateLimit>,
     /// What it was refused with.
     pub refusal: Option<Refusal>,
-    /// The attempt under way or the last one.
-    pub attempt: Attempt,
+    /// What it was charged.
+    pub receipt: Receipt,
+    /// What has been tried for it.
+    pub attempts: Attempts,
+    /// What requests to the same server have in common, where the upstream asks for that.
+    pub affinity: Option<u64>,
+    /// Whether it may arrive twice without harm.
+    pub is_repeatable: bool,
+    /// What the attempt under way may take.
+    pub patience: Patience,
+    /// Whether its client waits for `100 Continue`.
+    pub awaits_continue: bool,
+    /// Whose buckets and places it takes.
+    pub holder: Option<Digest>,
+    /// Whether it waited for a place at its upstream.
+    pub has_queued: bool,
     /// When its route's timeout ends.
     pub deadline: Option<Instant>,
     /// Bytes of its body in the current attempt.
@@ -46,6 +65,10 @@ pub struct Context {
     /// A health probe: neither counted nor logged.
     pub is_probe: bool,
     pub(super) inflight: Option<InflightGuard>,
+    /// Its place among its client's requests.
+    pub(super) client_place: Option<ClientPlace>,
+    /// Its place at its upstream.
+    pub(super) place: Option<Place>,
 }
 
 /// What the answer's RateLimit headers say.
@@ -56,17 +79,6 @@ pub struct RateLimit {
     pub policy_header: HeaderValue,
     /// How it stands.
     pub standing: Standing,
-}
-
-/// Attempts at the upstream.
-#[derive(Default)]
-pub struct Attempt {
-    /// Attempts begun.
-    pub count: u32,
-    /// Whether the last one has no outcome yet.
-    pub is_open: bool,
-    /// The address of the server last asked.
-    pub server: Option<Arc<str>>,
 }
 
 impl Context {
@@ -84,11 +96,20 @@ impl Context {
             target: None,
             rate_limit: None,
             refusal: None,
-            attempt: Attempt::default(),
+            receipt: Receipt::default(),
+            attempts: Attempts::default(),
+            affinity: None,
+            is_repeatable: false,
+            patience: Patience::default(),
+            awaits_continue: false,
+            holder: None,
+            has_queued: false,
             deadline: None,
             body_bytes: 0,
             is_probe: false,
             inflight: None,
+            client_place: None,
+            place: None,
         }
     }
 
@@ -100,6 +121,13 @@ impl Context {
     /// Its client's tier, once known.
     pub fn tier(&self) -> Option<TierId> {
         self.identity.as_ref().map(|identity| identity.standing.tier)
+    }
+
+    /// Records what came of the attempt under way, if one is.
+    pub(super) fn end_attempt(&mut self, outcome: AttemptOutcome) {
+        if let Some(route) = self.route {
+            self.attempts.end(self.generation.upstream_of(route), outcome, None, None);
+        }
     }
 
     /// Time left until the deadline; none without one.

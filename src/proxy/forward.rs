@@ -132,8 +132,8 @@ pub fn finish(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     }
     if !ctx.has_host {
         // HTTP/1.0 without Host; the upstream is spoken to in HTTP/1.1.
-        let name = ctx.attempt.server.as_deref().unwrap_or_default();
-        request.insert_header("Host", name)?;
+        let server = ctx.attempts.server.as_ref();
+        request.insert_header("Host", server.map_or("", |server| &*server.name))?;
     }
     Ok(())
 }

@@ -5,43 +5,42 @@
 
 mod account;
 mod admit;
+mod affinity;
+mod attempt;
+pub mod attempts;
 pub mod client;
 pub mod context;
 pub mod facts;
 mod failure;
 pub mod forward;
 mod hops;
+mod places;
 pub mod refusal;
 mod respond;
 pub mod toll;
 pub mod trace;
 
-use crate::clock;
 use crate::gateway::Gateway;
 use crate::metrics::AttemptOutcome;
 use crate::telemetry::access_log::AccessLog;
-use crate::upstream::Choice;
 use crate::wire::guard::GuardedStream;
 use admit::Passage;
 use async_trait::async_trait;
+pub use attempts::MAX_ATTEMPTS;
 use bytes::Bytes;
 use context::Context;
-use failure::{give_up, limit_timeouts, outcome_of, refusal_of};
+use failure::{Fate, give_up};
 use forward::{Origin, Pseudonym};
 use http::StatusCode;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, Result};
+use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use refusal::Refusal;
+use refusal::{Breach, Refusal, Stage};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// Attempts Pingora may make for one request: the first, and two more where a pooled
-/// connection turns out to have been closed by the upstream before anything was sent.
-pub const MAX_ATTEMPTS: usize = 3;
 
 /// The status in log and metrics of a client that went away before an answer.
 const CLIENT_GONE: u16 = 499;
@@ -57,16 +56,6 @@ impl Proxy {
     /// A proxy for `gateway`.
     pub fn new(gateway: Arc<Gateway>, access_log: Option<AccessLog>) -> Proxy {
         Proxy { gateway, access_log, pseudonym: Pseudonym::random() }
-    }
-
-    /// Records what came of the attempt under way, once.
-    fn close_attempt(&self, ctx: &mut Context, outcome: AttemptOutcome) {
-        if std::mem::take(&mut ctx.attempt.is_open)
-            && let Some(route) = ctx.route
-        {
-            let upstream = ctx.generation.route_config(route).upstream;
-            ctx.generation.upstreams[upstream].attempts.count(outcome);
-        }
     }
 }
 
@@ -87,7 +76,11 @@ impl ProxyHttp for Proxy {
         if let Some(guard) = guard(session) {
             guard.take_request();
         }
-        match self.admit(session, ctx) {
+        let passage = match self.admit(session, ctx) {
+            Ok(passage) if ctx.needs_place() => self.take_places(ctx).await.map(|()| passage),
+            decided => decided,
+        };
+        match passage {
             Ok(Passage::Forward(has)) => {
                 if session.is_upgrade_req() {
                     session.set_read_timeout(Some(failure::UPGRADED_IDLE));
@@ -122,31 +115,21 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Box<Context>,
     ) -> Result<Box<HttpPeer>> {
-        let upstream = ctx.route.map(|route| ctx.generation.route_config(route).upstream);
-        let choice = Choice { affinity: None, tried: &[], now_ns: clock::now_ns() };
-        let server =
-            upstream.and_then(|upstream| ctx.generation.upstreams[upstream].choose(&choice));
-        let Some((server, mut peer)) = server.and_then(|s| Some((s.name.clone(), s.peer()?)))
-        else {
-            return Err(give_up(ctx, Refusal::NoServer));
-        };
-        ctx.attempt.count += 1;
-        ctx.attempt.is_open = true;
-        ctx.attempt.server = Some(server);
-        ctx.body_bytes = 0;
-        limit_timeouts(&mut peer.options, ctx.time_left(), session.is_upgrade_req());
-        Ok(peer)
+        match self.begin_attempt(session, ctx).await {
+            Ok(peer) => Ok(peer),
+            Err(refusal) => Err(give_up(ctx, refusal)),
+        }
     }
 
     fn fail_to_connect(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _peer: &HttpPeer,
         ctx: &mut Box<Context>,
         error: Box<Error>,
     ) -> Box<Error> {
-        self.close_attempt(ctx, AttemptOutcome::Connect);
-        error
+        let fate = Fate::unconnected(&error);
+        self.end_in_failure(session, ctx, error, fate)
     }
 
     async fn upstream_request_filter(
@@ -175,7 +158,7 @@ impl ProxyHttp for Proxy {
             Some(max_body) if ctx.body_bytes > max_body => {
                 Err(give_up(ctx, Refusal::BodyTooLarge { max_body }))
             }
-            _ if ctx.is_overdue() => Err(give_up(ctx, Refusal::UpstreamTimeout)),
+            _ if ctx.is_overdue() => Err(give_up(ctx, Refusal::UpstreamTimeout(Stage::Request))),
             _ => Ok(()),
         }
     }
@@ -186,29 +169,25 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
-            return Err(give_up(ctx, Refusal::UpstreamFailed));
+        let is_switch = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if is_switch && !session.is_upgrade_req() {
+            return Err(give_up(ctx, Refusal::UpstreamFailed(Breach::Invalid)));
         }
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
-        {
+        if response.status.is_informational() && !is_switch {
             return Ok(());
         }
-        let is_failure = response.status.is_server_error() && response.status.as_u16() != 501;
-        let outcome = if is_failure { AttemptOutcome::Status5xx } else { AttemptOutcome::Ok };
-        self.close_attempt(ctx, outcome);
-        Ok(())
+        self.judge_answer(session, response, ctx)
     }
 
     fn upstream_response_body_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         _body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
-        // What has begun to reach the client cannot become a 504; the connection ends.
-        if ctx.is_overdue() && !end_of_stream && !session.was_upgraded() {
-            return Err(give_up(ctx, Refusal::UpstreamTimeout));
+        if ctx.attempts.is_open() && (end_of_stream || ctx.attempts.is_settled()) {
+            ctx.end_attempt(AttemptOutcome::Ok);
         }
         Ok(None)
     }
@@ -238,19 +217,14 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
         client_reused: bool,
     ) -> Box<Error> {
-        self.close_attempt(ctx, outcome_of(&error, ctx));
         let mut error = error.more_context(format!("peer: {peer}"));
-        let request = session.as_ref();
-        let may_repeat = session.req_header().method.is_idempotent()
-            && !request.retry_buffer_truncated()
-            && request.response_written().is_none()
-            && ctx.refusal.is_none();
-        if may_repeat {
-            error.retry.decide_reuse(client_reused);
-        } else {
-            error.set_retry(false);
+        if ctx.attempts.planned.is_some() || self.repeat_stale(session, ctx, &error, client_reused)
+        {
+            error.set_retry(true);
+            return error;
         }
-        error
+        let fate = Fate::of(&error, session, ctx);
+        self.end_in_failure(session, ctx, error, fate)
     }
 
     async fn fail_to_proxy(
@@ -259,7 +233,8 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
-        let refusal = ctx.refusal.take().or_else(|| refusal_of(error, session));
+        let is_ours = !matches!(error.esource(), ErrorSource::Downstream);
+        let refusal = ctx.refusal.take().or(is_ours.then_some(Refusal::Internal));
         let code = refusal.as_ref().map_or(CLIENT_GONE, |refusal| refusal.status().as_u16());
         if let Some(refusal) = refusal {
             if refusal.is_blocking() {
@@ -302,7 +277,8 @@ impl ProxyHttp for Proxy {
             return;
         }
         let elapsed = ctx.started.elapsed();
-        self.close_attempt(ctx, AttemptOutcome::Cancelled);
+        let is_well = error.is_none();
+        ctx.end_attempt(if is_well { AttemptOutcome::Ok } else { AttemptOutcome::Cancelled });
         let written = session.response_written().map(|response| response.status.as_u16());
         let status = match written {
             Some(status) if error.is_none() || status >= 200 => status,
@@ -311,6 +287,8 @@ impl ProxyHttp for Proxy {
         let metrics = ctx.route().map_or(&ctx.generation.no_route, |route| &route.metrics);
         metrics.finish(status, elapsed);
         self.write_access_log(session, ctx, status, elapsed);
+        ctx.place = None;
+        ctx.client_place = None;
         ctx.inflight = None;
     }
 }

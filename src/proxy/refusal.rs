@@ -5,6 +5,7 @@
 
 use crate::policy::path::PathFault;
 use crate::store::limiter::Standing;
+use crate::upstream::circuit::Refused;
 use crate::wire::fault::Fault;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use std::borrow::Cow;
@@ -44,14 +45,65 @@ pub enum Refusal {
         /// How the policy stands.
         standing: Standing,
     },
+    /// The circuit in front of the upstream is open.
+    CircuitOpen {
+        /// When it may close.
+        retry_after_ns: u64,
+    },
+    /// The client has as many requests in flight as its tier allows.
+    ClientBusy {
+        /// How many that are.
+        max: u32,
+    },
+    /// Every place of the upstream was taken, and waiting for one was in vain.
+    Saturated(Wait),
     /// No server of the upstream can be asked.
     NoServer,
-    /// The upstream did not answer in time.
-    UpstreamTimeout,
-    /// The upstream could not be reached, or what it answered was not HTTP.
-    UpstreamFailed,
+    /// The upstream did not do something in time.
+    UpstreamTimeout(Stage),
+    /// The upstream failed.
+    UpstreamFailed(Breach),
+    /// The client did not send its request's body within the route's time-out.
+    ClientTimeout,
     /// A fault of the gateway itself.
     Internal,
+}
+
+/// Why waiting for a place was in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The queue was full.
+    Full,
+    /// The queue was full, and a request of a higher tier took the place in it.
+    Displaced,
+    /// No place became free in time.
+    TimedOut,
+}
+
+/// What an upstream was too slow for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// To accept a connection.
+    Connect,
+    /// To answer, or to go on with its answer.
+    Read,
+    /// To take the request.
+    Write,
+    /// To answer within what the route allows one attempt.
+    Attempt,
+    /// To be done within what the route allows the whole request.
+    Request,
+}
+
+/// How an upstream failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breach {
+    /// It accepts no connection.
+    Connect,
+    /// It broke the connection off before its answer was complete.
+    Reset,
+    /// What it sent was not HTTP.
+    Invalid,
 }
 
 impl Refusal {
@@ -80,9 +132,31 @@ impl Refusal {
             Self::UnknownApiKey => (S::UNAUTHORIZED, "unknown-api-key", "Unauthorized"),
             Self::ApiKeyRequired => (S::UNAUTHORIZED, "api-key-required", "Unauthorized"),
             Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
-            Self::NoServer => (S::SERVICE_UNAVAILABLE, "no-server", "Service unavailable"),
-            Self::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "upstream-timeout", "Gateway timeout"),
-            Self::UpstreamFailed => (S::BAD_GATEWAY, "upstream-failed", "Bad gateway"),
+            Self::CircuitOpen { .. } => unavailable("circuit-open"),
+            Self::ClientBusy { .. } => unavailable("client-concurrency"),
+            Self::Saturated(_) => unavailable("upstream-saturated"),
+            Self::NoServer => unavailable("no-server"),
+            Self::UpstreamTimeout(stage) => (
+                S::GATEWAY_TIMEOUT,
+                match stage {
+                    Stage::Connect => "connect-timeout",
+                    Stage::Read => "read-timeout",
+                    Stage::Write => "write-timeout",
+                    Stage::Attempt => "attempt-timeout",
+                    Stage::Request => "request-timeout",
+                },
+                "Gateway timeout",
+            ),
+            Self::UpstreamFailed(breach) => (
+                S::BAD_GATEWAY,
+                match breach {
+                    Breach::Connect => "connect-failed",
+                    Breach::Reset => "upstream-reset",
+                    Breach::Invalid => "upstream-invalid",
+                },
+                "Bad gateway",
+            ),
+            Self::ClientTimeout => (S::REQUEST_TIMEOUT, "client-timeout", "Request timeout"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
@@ -107,13 +181,46 @@ impl Refusal {
             Self::RateLimited { .. } => {
                 "the request costs more than this policy's burst, so waiting does not help"
             }
-            Self::NoServer => "the upstream has no server to ask",
-            Self::UpstreamTimeout => "the upstream did not answer in time",
-            Self::UpstreamFailed => {
-                "the upstream could not be reached or did not answer with valid HTTP"
+            Self::ClientBusy { max } => {
+                return format!(
+                    "the client has {max} requests in flight, as many as its tier allows"
+                )
+                .into();
             }
+            Self::CircuitOpen { .. } => "the upstream is failing and is given time to recover",
+            Self::Saturated(Wait::Full) => "the upstream is busy and so is the queue for it",
+            Self::Saturated(Wait::Displaced) => {
+                "the upstream is busy, and a request of a higher tier took the place in the queue"
+            }
+            Self::Saturated(Wait::TimedOut) => "the upstream was busy for as long as was waited",
+            Self::NoServer => "the upstream has no server to ask",
+            Self::UpstreamTimeout(Stage::Connect) => "the upstream accepted no connection in time",
+            Self::UpstreamTimeout(Stage::Read) => "the upstream was silent for too long",
+            Self::UpstreamTimeout(Stage::Write) => "the upstream did not take the request in time",
+            Self::UpstreamTimeout(Stage::Attempt) => {
+                "the upstream did not answer within what the route allows an attempt"
+            }
+            Self::UpstreamTimeout(Stage::Request) => {
+                "the upstream was not done within what the route allows a request"
+            }
+            Self::UpstreamFailed(Breach::Connect) => "the upstream accepts no connection",
+            Self::UpstreamFailed(Breach::Reset) => {
+                "the upstream closed the connection before its answer was complete"
+            }
+            Self::UpstreamFailed(Breach::Invalid) => "the upstream did not answer with valid HTTP",
+            Self::ClientTimeout => "the request's body did not arrive in time",
             Self::Internal => "the gateway failed to handle the request",
         })
+    }
+
+    /// The refusal of a circuit.
+    pub(super) fn circuit(refused: Refused) -> Refusal {
+        Refusal::CircuitOpen { retry_after_ns: refused.retry_after_ns }
+    }
+
+    /// Its name: the end of its problem's type, and its reason in the access log.
+    pub fn name(&self) -> &'static str {
+        self.row().1
     }
 
     /// The status it is answered with.
@@ -123,12 +230,19 @@ impl Refusal {
 
     /// Whether the connection must end, because where the next request begins is in doubt.
     pub fn closes(&self) -> bool {
-        matches!(self, Self::Malformed(_) | Self::Path(_) | Self::Connection | Self::Loop)
+        matches!(
+            self,
+            Self::Malformed(_)
+                | Self::Path(_)
+                | Self::Connection
+                | Self::Loop
+                | Self::ClientTimeout
+        )
     }
 
     /// Whether it counts as blocked in the summary: a 429 or 503 of our own.
     pub fn is_blocking(&self) -> bool {
-        matches!(self, Self::RateLimited { .. } | Self::NoServer)
+        matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
     }
 
     /// Whole seconds after which to try again, at least 1, where waiting helps.
@@ -137,7 +251,10 @@ impl Refusal {
             Self::RateLimited { standing, .. } => {
                 standing.wait_ns.map(|ns| ns.div_ceil(1_000_000_000).max(1))
             }
-            Self::NoServer => Some(1),
+            Self::CircuitOpen { retry_after_ns } => {
+                Some(retry_after_ns.div_ceil(1_000_000_000).max(1))
+            }
+            Self::NoServer | Self::ClientBusy { .. } | Self::Saturated(_) => Some(1),
             _ => None,
         }
     }
@@ -190,6 +307,10 @@ impl Refusal {
         body.push_str("}\n");
         body
     }
+}
+
+fn unavailable(name: &'static str) -> (StatusCode, &'static str, &'static str) {
+    (StatusCode::SERVICE_UNAVAILABLE, name, "Service unavailable")
 }
 
 fn allow(methods: &[Method]) -> HeaderValue {
@@ -247,9 +368,13 @@ mod tests {
             (Refusal::UnknownApiKey, 401),
             (Refusal::Loop, 508),
             (limited(Some(1)), 429),
+            (Refusal::CircuitOpen { retry_after_ns: 1 }, 503),
+            (Refusal::ClientBusy { max: 3 }, 503),
+            (Refusal::Saturated(Wait::Displaced), 503),
             (Refusal::NoServer, 503),
-            (Refusal::UpstreamTimeout, 504),
-            (Refusal::UpstreamFailed, 502),
+            (Refusal::UpstreamTimeout(Stage::Read), 504),
+            (Refusal::UpstreamFailed(Breach::Reset), 502),
+            (Refusal::ClientTimeout, 408),
         ];
         for (refusal, status) in cases {
             let body: serde_json::Value = serde_json::from_str(&refusal.body("abc")).unwrap();

@@ -44,7 +44,7 @@ pub fn charge(
     let tiers = &generation.config.tiers;
     let overflow = &tiers.get(tiers.default_tier()).bucket;
     let now = clock::ns_at(ctx.started);
-    match gateway.limiter.decide(&demands, overflow, now, clock::now_ns) {
+    match gateway.limiter.decide(&demands, overflow, &mut ctx.receipt, now, clock::now_ns) {
         Verdict::Admitted(tightest) => {
             for demand in &demands {
                 let policy = policy_at(generation, toll, demand.policy);
@@ -63,6 +63,27 @@ pub fn charge(
             Err(refusal)
         }
     }
+}
+
+/// Gives a request back all that it was charged: it was refused after that, before anything
+/// was done for it. Its answer then says nothing of the limits.
+pub fn give_back(gateway: &Gateway, ctx: &mut Context) {
+    let generation = ctx.generation.clone();
+    let tiers = &generation.config.tiers;
+    let (Some(route), Some(identity)) = (ctx.route, &ctx.identity) else { return };
+    let own = generation.route_config(route).limit.as_ref();
+    let bucket_of = |policy: usize| match policy.checked_sub(1) {
+        None => identity.standing.bucket(tiers),
+        Some(index) => generation
+            .config
+            .limits
+            .get(index)
+            .or(own)
+            .map_or(identity.standing.bucket(tiers), |limit| &limit.bucket),
+    };
+    let overflow = &tiers.get(tiers.default_tier()).bucket;
+    gateway.limiter.give_back(&mut ctx.receipt, bucket_of, overflow, clock::now_ns);
+    ctx.rate_limit = None;
 }
 
 /// One demand for each limit that applies: the tier, the limits of the file, the route's own.

@@ -6,7 +6,7 @@ use super::table::{Charge, Class, Payment, Place, Table};
 use crate::policy::gcra::{self, Tat};
 use crate::policy::limit::MAX_LIMITS;
 use crate::policy::rate::TokenBucket;
-use arrayvec::ArrayVec;
+use smallvec::SmallVec;
 use std::net::IpAddr;
 
 /// The most limits one request can meet: those of the configuration, the client's tier and
@@ -85,6 +85,18 @@ pub enum Verdict {
     Refused(Standing),
 }
 
+/// What a request was charged, so that it can be given back.
+#[derive(Debug, Default)]
+pub struct Receipt(SmallVec<[Charged; 3]>);
+
+/// One charge: which policy's, to whose bucket.
+#[derive(Debug)]
+struct Charged {
+    policy: usize,
+    key: Key,
+    payment: Payment,
+}
+
 /// The table, the secret its keys are hashed with, and the limit of overflow buckets.
 pub struct Limiter {
     table: Table,
@@ -115,7 +127,8 @@ impl Limiter {
         }
     }
 
-    /// Decides a request: charges every demand, or none.
+    /// Decides a request: charges every demand, or none. What was charged is written on
+    /// `receipt`.
     ///
     /// The common case charges in order and is done. A refusal gives back what was charged
     /// before it, so for that instant another request may meet an emptier bucket than there
@@ -129,18 +142,20 @@ impl Limiter {
         &self,
         demands: &[Demand<'_>],
         overflow: &TokenBucket,
+        receipt: &mut Receipt,
         now: u64,
         clock: impl Fn() -> u64,
     ) -> Verdict {
-        let mut payments = ArrayVec::<_, MAX_LIMITS_PER_REQUEST>::new();
+        receipt.0.clear();
         for demand in demands {
             match self.charge(demand, overflow, now, &clock) {
                 Charge::Taken { tat, place } => {
-                    payments.push((demand, Payment { place, tat, cost: demand.cost, at: now }));
+                    let payment = Payment { place, tat, cost: demand.cost, at: now };
+                    receipt.0.push(Charged { policy: demand.policy, key: demand.key, payment });
                 }
                 Charge::Refused { tat, wait_ns, place } => {
-                    for (charged, payment) in &payments {
-                        self.refund(charged, payment, overflow, &clock);
+                    for (charged, demand) in receipt.0.drain(..).zip(demands) {
+                        self.refund(&charged, demand.bucket, overflow, &clock);
                     }
                     let limit = limit_at(place, demand.bucket, overflow);
                     let first = Standing::new(demand, limit, tat, wait_ns, now);
@@ -148,11 +163,26 @@ impl Limiter {
                 }
             }
         }
-        let standings = payments.iter().map(|&(demand, Payment { place, tat, .. })| {
+        let standings = receipt.0.iter().zip(demands).map(|(charged, demand)| {
+            let Payment { place, tat, .. } = charged.payment;
             let limit = limit_at(place, demand.bucket, overflow);
             Standing::new(demand, limit, tat, Some(0), now)
         });
         Verdict::Admitted(standings.reduce(Standing::tighter))
+    }
+
+    /// Gives back all that is on the receipt, and leaves it empty. `bucket_of` names the limit
+    /// of a policy, by [`Demand::policy`].
+    pub fn give_back<'a>(
+        &self,
+        receipt: &mut Receipt,
+        bucket_of: impl Fn(usize) -> &'a TokenBucket,
+        overflow: &TokenBucket,
+        clock: impl Fn() -> u64,
+    ) {
+        for charged in receipt.0.drain(..) {
+            self.refund(&charged, bucket_of(charged.policy), overflow, &clock);
+        }
     }
 
     /// How a demand stands towards the bucket of its own key, charging nothing. A key without
@@ -201,14 +231,14 @@ impl Limiter {
 
     fn refund(
         &self,
-        demand: &Demand<'_>,
-        payment: &Payment,
+        charged: &Charged,
+        own: &TokenBucket,
         overflow: &TokenBucket,
         clock: &impl Fn() -> u64,
     ) {
-        if payment.cost > 0 {
-            let limit = limit_at(payment.place, demand.bucket, overflow);
-            self.table.refund(demand.key, limit, payment, clock);
+        if charged.payment.cost > 0 {
+            let limit = limit_at(charged.payment.place, own, overflow);
+            self.table.refund(charged.key, limit, &charged.payment, clock);
         }
     }
 

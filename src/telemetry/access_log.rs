@@ -55,6 +55,9 @@ pub struct Entry<'a> {
     pub upstream: Option<&'a str>,
     /// Attempts at the upstream.
     pub attempts: u32,
+    /// What came of each attempt, where the first did not succeed.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub tries: &'a [Try<'a>],
     /// The status it was answered with; 499 when the client had gone.
     pub status: u16,
     /// Bytes of the response's body.
@@ -66,10 +69,27 @@ pub struct Entry<'a> {
     /// The policy that refused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<&'a str>,
+    /// Why the gateway answered by itself: the end of the problem's type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<&'static str>,
     /// Its `User-Agent`.
     pub user_agent: Option<&'a str>,
     /// Its `Referer`.
     pub referer: Option<&'a str>,
+}
+
+/// One attempt at an upstream.
+#[derive(Debug, Serialize)]
+pub struct Try<'a> {
+    /// The server that was asked.
+    pub upstream: &'a str,
+    /// What came of it, as in `gateway_upstream_attempts_total`.
+    pub outcome: &'static str,
+    /// The status it answered with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Until its answer began, or it failed.
+    pub duration_seconds: f64,
 }
 
 impl Entry<'_> {
@@ -89,11 +109,13 @@ impl Entry<'_> {
             route: "none",
             upstream: None,
             attempts: 0,
+            tries: &[],
             status,
             bytes_sent: 0,
             bytes_received: 0,
             duration_seconds: 0.0,
             limited_by: None,
+            refusal: None,
             user_agent: None,
             referer: None,
         }
@@ -299,11 +321,13 @@ mod tests {
             route: "users",
             upstream: None,
             attempts: 1,
+            tries: &[],
             status: 200,
             bytes_sent: 5,
             bytes_received: 0,
             duration_seconds: 0.25,
             limited_by: None,
+            refusal: None,
             user_agent: Some("evil\"\n"),
             referer: None,
         }

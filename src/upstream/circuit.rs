@@ -9,7 +9,7 @@ mod gate;
 #[cfg(test)]
 mod tests;
 
-use crate::metrics::{CircuitMetrics, CircuitState};
+use crate::metrics::CircuitMetrics;
 use crate::policy::breaker::{Admission, Breaker, BreakerPolicy, Pass, Reason, State};
 pub use crate::policy::breaker::{ForceTo, Outcome, View};
 use gate::Gate;
@@ -177,7 +177,7 @@ impl Circuit {
             }
             *counting_since_ns = now_ns;
             if breaker.state() != state {
-                self.metrics.change(metric(breaker.state()));
+                self.metrics.change(breaker.state());
             }
             let is_changed = breaker.generation() != generation;
             (answer, is_changed.then(|| breaker.view(policy, now_ns)))
@@ -204,13 +204,5 @@ impl Circuit {
             }
             (State::Closed, _) => log::info!("circuit {name}: closed"),
         }
-    }
-}
-
-fn metric(state: State) -> CircuitState {
-    match state {
-        State::Closed => CircuitState::Closed,
-        State::Open => CircuitState::Open,
-        State::HalfOpen => CircuitState::HalfOpen,
     }
 }

@@ -9,8 +9,11 @@ mod server;
 mod servers;
 mod set;
 
-use crate::config;
+use crate::config::{self, Balance, Timeouts};
 use crate::metrics::{AttemptMetrics, Metrics};
+use budget::RetryBudget;
+use circuit::Circuit;
+use places::Places;
 pub use server::{Server, ServerLoad};
 use servers::Servers;
 pub use set::Choice;
@@ -24,6 +27,16 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Counters of attempts at it.
     pub attempts: AttemptMetrics,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
+    /// How a server is chosen.
+    pub balance: Balance,
+    /// The circuit in front of it, for routes that have none of their own.
+    pub circuit: Arc<Circuit>,
+    /// How many requests it may have at a time; none: any number.
+    pub places: Option<Arc<Places>>,
+    /// How many of its requests may be tried again.
+    pub budget: RetryBudget,
     servers: Arc<Servers>,
 }
 
@@ -87,9 +100,16 @@ impl ServerState {
 impl Upstream {
     /// Sets up an upstream as configured. Its names do not resolve yet.
     pub fn new(config: &config::Upstream, metrics: &Metrics) -> Arc<Upstream> {
+        let circuit = metrics.circuit(&config.name);
+        let places = |places| Places::new(places, metrics.concurrency(&config.name));
         Arc::new(Upstream {
             name: config.name.clone(),
             attempts: metrics.attempts(&config.name),
+            timeouts: config.timeouts,
+            balance: config.balance.clone(),
+            circuit: Circuit::new(config.name.clone(), config.breaker.clone(), circuit).into(),
+            places: config.concurrency.as_ref().map(places),
+            budget: RetryBudget::default(),
             servers: Servers::new(config, metrics.servers(&config.name)),
         })
     }

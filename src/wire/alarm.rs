@@ -28,6 +28,17 @@ pub struct Patience {
     pub awaits_continue: bool,
 }
 
+/// What was too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ring {
+    /// The upstream's silence.
+    Silence,
+    /// The whole of it, while the upstream had the whole request.
+    Overdue,
+    /// The whole of it, while the client had not sent its body yet.
+    OverdueByClient,
+}
+
 /// A timer for the request under way.
 #[derive(Default)]
 pub(super) struct Alarm {
@@ -36,7 +47,7 @@ pub(super) struct Alarm {
     silent_until: Option<Instant>,
     /// Something moved since `silent_until` was reckoned.
     has_moved: bool,
-    has_rung: bool,
+    ring: Option<Ring>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -45,7 +56,7 @@ impl Alarm {
     pub(super) fn set(&mut self, patience: Patience) {
         self.patience = patience;
         self.has_moved = true;
-        self.has_rung = false;
+        self.ring = None;
     }
 
     /// More of the request's body has come: silence is the client's until it is whole.
@@ -59,9 +70,9 @@ impl Alarm {
         self.has_moved = true;
     }
 
-    /// Whether it ended the wait since it was set.
-    pub(super) fn has_rung(&self) -> bool {
-        self.has_rung
+    /// Why it ended the wait, if it did since it was set.
+    pub(super) fn ring(&self) -> Option<Ring> {
+        self.ring
     }
 
     /// Ready when the wait has been too long. `is_sent`: the request has come whole, so that
@@ -80,7 +91,11 @@ impl Alarm {
             }
             ready!(timer.as_mut().poll(cx));
             if timer.deadline() >= due.into() {
-                self.has_rung = true;
+                self.ring = Some(match (silent_until == Some(due), is_upstreams_turn) {
+                    (true, _) => Ring::Silence,
+                    (false, true) => Ring::Overdue,
+                    (false, false) => Ring::OverdueByClient,
+                });
                 return Poll::Ready(());
             }
             // It was set for an earlier moment, which has passed without meaning.

@@ -10,7 +10,7 @@
 //! A head that fails the check is answered here. Pingora never sees a byte of it and takes
 //! the connection for one that the client closed.
 
-use super::alarm::{Alarm, Patience};
+use super::alarm::{Alarm, Patience, Ring};
 use super::app::Answers;
 use super::body::BodyTracker;
 use super::fault::Fault;
@@ -142,8 +142,9 @@ impl GuardedStream {
         self.is_taken.store(true, Ordering::Relaxed);
     }
 
-    /// The protocol was switched; from here on bytes pass as they come.
+    /// The protocol was switched; from here on bytes pass as they come, and whenever they do.
     pub fn become_tunnel(&self) {
+        self.wait_for_upstream(Patience::default());
         self.is_tunnel.store(true, Ordering::Relaxed);
     }
 
@@ -154,19 +155,14 @@ impl GuardedStream {
     }
 
     /// Bounds the wait for the upstream from now on: when it has been too long, reading from
-    /// the client fails, and [`has_rung`](GuardedStream::has_rung) tells why.
+    /// the client fails, and [`ring`](GuardedStream::ring) tells why.
     pub fn wait_for_upstream(&self, patience: Patience) {
         self.alarm.lock().unwrap_or_else(PoisonError::into_inner).set(patience);
     }
 
-    /// Whether the wait was ended by its bound.
-    pub fn has_rung(&self) -> bool {
-        self.alarm.lock().unwrap_or_else(PoisonError::into_inner).has_rung()
-    }
-
-    /// Whether the request's body, if it has one, has come whole.
-    pub fn has_whole_request(&self) -> bool {
-        !matches!(&self.phase, Phase::Message { body, .. } if !body.is_done())
+    /// Why the wait was ended, if it was.
+    pub fn ring(&self) -> Option<Ring> {
+        self.alarm.lock().unwrap_or_else(PoisonError::into_inner).ring()
     }
 
     /// Tells the alarm that the answer moves.
@@ -371,7 +367,7 @@ impl GuardedStream {
 
     /// Fails once the upstream has been waited for too long.
     fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_sent = self.has_whole_request();
+        let is_sent = !matches!(&self.phase, Phase::Message { body, .. } if !body.is_done());
         ready!(self.alarm_mut().poll(is_sent, cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Every operation there is: method, path, statuses its description must have.
-const OPERATIONS: [(&str, &str, &str); 15] = [
+const OPERATIONS: [(&str, &str, &str); 19] = [
     ("get", "/health", "200 500 503"),
     ("get", "/ready", "200 500 503"),
     ("get", "/routes", "200 401 500"),
@@ -16,6 +16,14 @@ const OPERATIONS: [(&str, &str, &str); 15] = [
     ("post", "/clients/{id}/tier", "200 400 401 403 408 413 415 500 507"),
     ("put", "/clients/{id}/limit", "200 400 401 403 408 413 415 500 507"),
     ("delete", "/clients/{id}/limit", "200 400 401 403 500"),
+    ("get", "/circuit-breakers", "200 401 500"),
+    ("post", "/circuit-breakers/{name}", "200 400 401 403 404 408 413 415 500"),
+    ("get", "/upstreams", "200 401 500"),
+    (
+        "put",
+        "/upstreams/{upstream}/servers/{address}",
+        "200 400 401 403 404 408 413 415 500",
+    ),
     ("get", "/metrics", "200 500"),
     ("get", "/metrics/summary", "200 401 500"),
     ("get", "/metrics/latency", "200 401 500"),
@@ -40,7 +48,8 @@ async fn the_document_describes_every_operation_with_all_its_statuses() {
             let security = if public { json!([{}]) } else { json!([{"bearer": []}]) };
             assert_eq!(operation["security"], security, "{method} {path}");
             let parameters = operation["parameters"].as_array().map_or(0, Vec::len);
-            let expected = usize::from(path.starts_with("/clients"));
+            let in_path = path.matches('{').count();
+            let expected = in_path + usize::from(path == "/clients");
             assert_eq!(parameters, expected, "{method} {path}");
             let has_body = statuses.contains(&"415");
             assert_eq!(
@@ -61,7 +70,7 @@ async fn the_router_has_exactly_the_operations_of_the_document() {
     let rig = Rig::new();
     let paths: BTreeSet<_> = OPERATIONS.iter().map(|(_, path, _)| *path).collect();
     for path in paths {
-        let target = path.replace("{id}", "c");
+        let target = path.replace(['{', '}'], "");
         // No resource has this method, so the answer names those it has.
         let answer = rig.send(Method::PATCH, &target, &[("host", LISTEN)], "").await;
         assert_eq!(answer.status, 405, "{path}");

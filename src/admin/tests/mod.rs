@@ -20,7 +20,7 @@ use crate::policy::rate::{Period, Rate, TokenBucket};
 use crate::policy::route::{HostMatch, PathMatch};
 use crate::policy::tier::Tiers;
 use crate::store::key::{Key, KeyHasher, KeyKind};
-use crate::store::limiter::{Demand, Verdict};
+use crate::store::limiter::{Demand, Receipt, Verdict};
 use crate::store::table::Class;
 use axum::Router;
 use axum::body::Body;
@@ -143,7 +143,13 @@ impl Rig {
         };
         let key = Key::new(limiter.digest(KeyKind::Policy, policy.as_bytes()), holder);
         let demand = Demand { policy: 0, key, class: Class::Unregistered, bucket, cost };
-        let verdict = limiter.decide(&[demand], bucket, clock::now_ns(), clock::now_ns);
+        let verdict = limiter.decide(
+            &[demand],
+            bucket,
+            &mut Receipt::default(),
+            clock::now_ns(),
+            clock::now_ns,
+        );
         assert!(matches!(verdict, Verdict::Admitted(_)), "{verdict:?}");
     }
 

@@ -4,15 +4,26 @@ use super::Totals;
 use crate::policy::share::Share;
 use std::fmt;
 
-/// The state as users know it.
+/// The state as users know it, with its number in the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// Calls pass; after an opening at first not all of them.
-    Closed,
+    Closed = 0,
     /// Calls are refused.
-    Open,
+    Open = 1,
     /// A few calls at a time probe the upstream.
-    HalfOpen,
+    HalfOpen = 2,
+}
+
+impl State {
+    /// Its name in JSON and in the metrics' labels.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
 }
 
 /// Why a circuit is not closed.

@@ -1,6 +1,6 @@
 //! Several limits on one request: all or nothing.
 
-use super::super::limiter::{Demand, Limiter, Standing, Verdict};
+use super::super::limiter::{Demand, Limiter, Receipt, Standing, Verdict};
 use super::*;
 use proptest::prelude::*;
 
@@ -35,11 +35,30 @@ impl Limits {
     }
 
     fn decide(&self, demands: &[Demand<'_>], now: u64) -> Verdict {
-        self.limiter.decide(demands, &self.overflow, now, || now)
+        let mut receipt = Receipt::default();
+        self.limiter.decide(demands, &self.overflow, &mut receipt, now, || now)
     }
 
     fn standings(&self, demands: &[Demand<'_>], now: u64) -> Vec<Standing> {
         demands.iter().map(|demand| self.limiter.peek(demand, now)).collect()
+    }
+}
+
+#[test]
+fn what_is_on_a_receipt_can_be_given_back_once() {
+    let limits = Limits::new([5, 10, 20]);
+    let demands = limits.demands([1; 3], [1, 2, 3]);
+    let untouched = limits.standings(&demands, START);
+    let mut receipt = Receipt::default();
+    let decide = |receipt: &mut Receipt| {
+        limits.limiter.decide(&demands, &limits.overflow, receipt, START, || START)
+    };
+    let bucket_of = |policy: usize| &limits.buckets[policy];
+    decide(&mut receipt);
+    assert_ne!(limits.standings(&demands, START), untouched);
+    for _ in 0..2 {
+        limits.limiter.give_back(&mut receipt, bucket_of, &limits.overflow, || START);
+        assert_eq!(limits.standings(&demands, START), untouched);
     }
 }
 

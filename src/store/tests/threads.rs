@@ -1,6 +1,6 @@
 //! Real threads on real tables. A count that must be exact is asked for exactly.
 
-use super::super::limiter::{Demand, Limiter, Verdict};
+use super::super::limiter::{Demand, Limiter, Receipt, Verdict};
 use super::super::table::Payment;
 use super::*;
 use crate::clock;
@@ -85,7 +85,8 @@ fn requests_under_several_limits_leak_no_token_at_a_frozen_time() {
     };
     let clients = [demands(1), demands(2)];
     let is_admitted = |client: usize| {
-        let verdict = limiter.decide(&clients[client], &buckets[0], START, || START);
+        let verdict =
+            limiter.decide(&clients[client], &buckets[0], &mut Receipt::default(), START, || START);
         matches!(verdict, Verdict::Admitted(_))
     };
     let by_client = [AtomicU64::new(0), AtomicU64::new(0)];

@@ -1,0 +1,143 @@
+//! What has been tried for one request.
+
+use crate::clock;
+use crate::metrics::AttemptOutcome;
+use crate::policy::retry::MAX_RETRIES;
+use crate::upstream::circuit::{Outcome, Ticket};
+use crate::upstream::{Server, ServerLoad, Upstream};
+use arrayvec::ArrayVec;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Attempts that may find a pooled connection closed by its upstream. Nothing arrived then,
+/// so they count as neither a failure nor a retry.
+pub const MAX_STALE: u32 = 2;
+
+/// Attempts that Pingora may make for one request.
+pub const MAX_ATTEMPTS: usize = 1 + MAX_RETRIES as usize + MAX_STALE as usize;
+
+/// How long an answer goes on before its attempt counts as one that succeeded. What ends
+/// sooner counts when it ends.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Attempts at the upstream. Dropped in the middle of one, it gives back what that held.
+#[derive(Default)]
+pub struct Attempts {
+    /// How many were begun.
+    pub begun: u32,
+    /// How many of them found their pooled connection closed.
+    pub stale: u32,
+    /// The server last asked.
+    pub server: Option<Arc<Server>>,
+    /// The servers that failed.
+    pub tried: ArrayVec<Arc<Server>, { MAX_RETRIES as usize }>,
+    /// What came of each attempt; empty where the first succeeded.
+    pub records: Vec<Record>,
+    /// Leave from the circuit for the next attempt or the one under way.
+    pub ticket: Option<Ticket>,
+    /// Another attempt is to be made after this long.
+    pub planned: Option<Duration>,
+    open: Option<Open>,
+}
+
+/// The attempt under way.
+struct Open {
+    started: Instant,
+    /// When its answer began, and how long that took.
+    answered: Option<(Instant, Duration)>,
+    _load: ServerLoad,
+}
+
+/// What came of one attempt, for the access log.
+pub struct Record {
+    /// The server's address.
+    pub server: Arc<str>,
+    /// What came of it.
+    pub outcome: AttemptOutcome,
+    /// The status it answered with.
+    pub status: Option<u16>,
+    /// How long it took until its answer began, or until it failed.
+    pub took: Duration,
+}
+
+impl Attempts {
+    /// An attempt at `server` begins.
+    pub fn begin(&mut self, server: Arc<Server>, started: Instant) {
+        self.begun += 1;
+        self.open = Some(Open { started, answered: None, _load: server.enter() });
+        self.server = Some(server);
+    }
+
+    /// The attempt's answer has begun.
+    pub fn answer_began(&mut self) {
+        if let Some(open) = &mut self.open {
+            let now = clock::now();
+            open.answered = Some((now, now.saturating_duration_since(open.started)));
+        }
+    }
+
+    /// Whether an answer has begun long enough ago for its attempt to count.
+    pub fn is_settled(&self) -> bool {
+        let answered = self.open.as_ref().and_then(|open| open.answered);
+        answered.is_some_and(|(since, _)| clock::now().saturating_duration_since(since) > SETTLED)
+    }
+
+    /// Whether an attempt has neither succeeded nor failed yet.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// The attempt found its connection closed before anything came of it: it keeps its
+    /// ticket for the next one.
+    pub fn was_stale(&mut self, upstream: &Upstream) {
+        if self.open.take().is_some() {
+            self.stale += 1;
+            upstream.attempts.count(AttemptOutcome::Reset);
+            self.record(AttemptOutcome::Reset, None, Duration::ZERO);
+        }
+    }
+
+    /// Records what came of the attempt under way, once: in the metrics, with its circuit and
+    /// with its server. `retry_after` is what a failing answer asked for.
+    pub fn end(
+        &mut self,
+        upstream: &Upstream,
+        outcome: AttemptOutcome,
+        status: Option<u16>,
+        retry_after: Option<Duration>,
+    ) {
+        let Some(open) = self.open.take() else { return };
+        let (now, took) = open.answered.unwrap_or_else(|| {
+            let now = clock::now();
+            (now, now.saturating_duration_since(open.started))
+        });
+        let (took_ns, now_ns) = (took.as_nanos() as u64, clock::ns_at(now));
+        upstream.attempts.count(outcome);
+        let ticket = self.ticket.take();
+        let verdict = match outcome {
+            AttemptOutcome::Ok => Some(Outcome::Success),
+            AttemptOutcome::Cancelled => None,
+            _ => Some(Outcome::Failure {
+                retry_after_ns: retry_after.map(|wait| wait.as_nanos() as u64),
+            }),
+        };
+        if let (Some(ticket), Some(verdict)) = (ticket, verdict) {
+            ticket.tell(verdict, took_ns, now_ns);
+        }
+        if let (Some(server), Some(verdict)) = (&self.server, verdict) {
+            let is_ok = matches!(verdict, Outcome::Success);
+            server.tell(is_ok, took_ns, now_ns);
+            if !is_ok {
+                let _ = self.tried.try_push(server.clone());
+            }
+        }
+        if !self.records.is_empty() || status.is_some() || outcome != AttemptOutcome::Ok {
+            self.record(outcome, status, took);
+        }
+    }
+
+    fn record(&mut self, outcome: AttemptOutcome, status: Option<u16>, took: Duration) {
+        let Some(server) = &self.server else { return };
+        self.records.push(Record { server: server.name.clone(), outcome, status, took });
+    }
+}

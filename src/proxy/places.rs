@@ -1,0 +1,67 @@
+//! Places: how many requests a client and an upstream may have at a time.
+
+use super::context::Context;
+use super::refusal::{Refusal, Wait};
+use super::{Proxy, toll};
+use crate::upstream::places::NoPlace;
+use std::time::Duration;
+
+impl Context {
+    /// Whether the request needs a place before it is forwarded.
+    pub(super) fn needs_place(&self) -> bool {
+        let upstream = self.route.map(|route| self.generation.upstream_of(route));
+        self.client_cap().is_some() || upstream.is_some_and(|upstream| upstream.places.is_some())
+    }
+
+    /// How many requests its client may have in flight.
+    fn client_cap(&self) -> Option<u32> {
+        self.generation.config.tiers.get(self.tier()?).concurrency
+    }
+}
+
+impl Proxy {
+    /// Takes the places a request needs: its client's first, for that is never waited for.
+    /// Without them it gets back what it was charged.
+    ///
+    /// # Errors
+    /// Which place there was not.
+    pub(super) async fn take_places(&self, ctx: &mut Context) -> Result<(), Refusal> {
+        let taken = self.try_take(ctx).await;
+        if taken.is_err() {
+            ctx.attempts.ticket = None;
+            ctx.client_place = None;
+            toll::give_back(&self.gateway, ctx);
+        }
+        taken
+    }
+
+    async fn try_take(&self, ctx: &mut Context) -> Result<(), Refusal> {
+        if let (Some(max), Some(holder)) = (ctx.client_cap(), ctx.holder) {
+            let place = self.gateway.client_places.enter(holder, max);
+            ctx.client_place = Some(place.ok_or(Refusal::ClientBusy { max })?);
+        }
+        let Some(route) = ctx.route else { return Ok(()) };
+        let generation = ctx.generation.clone();
+        let Some(places) = &generation.upstream_of(route).places else { return Ok(()) };
+        if let Some(place) = places.try_take() {
+            ctx.place = Some(place);
+            return Ok(());
+        }
+        ctx.has_queued = true;
+        let rank = ctx.tier().map_or(0, |tier| tier.0);
+        let time_left = ctx.time_left().unwrap_or(Duration::MAX);
+        let place = places.take(rank, time_left).await;
+        ctx.place = Some(place.map_err(|why| Refusal::Saturated(why.into()))?);
+        Ok(())
+    }
+}
+
+impl From<NoPlace> for Wait {
+    fn from(why: NoPlace) -> Wait {
+        match why {
+            NoPlace::Full => Wait::Full,
+            NoPlace::Displaced => Wait::Displaced,
+            NoPlace::TimedOut => Wait::TimedOut,
+        }
+    }
+}
