@@ -1,6 +1,8 @@
 //! The composition root: from a configuration to a running process. The only file that
 //! knows all the others.
 
+mod upkeep;
+
 use crate::admin::{self, AdminState};
 use crate::clock;
 use crate::config::Config;
@@ -31,6 +33,7 @@ use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use upkeep::UpkeepService;
 
 /// Read and write buffer of a client's connection. Pingora's default of 64 KiB to read is
 /// most of what an idle connection costs.
@@ -78,6 +81,7 @@ pub fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
         "admin",
         AdminService::new(&config, &gateway, listeners.admin),
     ));
+    server.add_service(background_service("upkeep", UpkeepService(gateway.clone())));
     let stop = Stop { gateway: gateway.clone(), access_log: access_log.clone(), announce, config };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
     if let Some(log) = access_log {
@@ -279,6 +283,7 @@ impl ShutdownSignalWatch for Stop {
             log::error!("signals cannot be received; stopping, for nothing else could stop it");
             return ShutdownSignal::FastShutdown;
         };
+        upkeep::first_lookups(&self.gateway).await;
         self.say_ready();
         self.gateway.lifecycle.advance(Stage::Ready);
         tokio::select! {

@@ -3,11 +3,14 @@
 pub mod budget;
 pub mod circuit;
 mod drains;
+mod health;
 pub mod places;
+mod resolve;
 mod ring;
 mod server;
 mod servers;
 mod set;
+mod upkeep;
 
 use crate::config::{self, Balance, Timeouts};
 use crate::metrics::{AttemptMetrics, Metrics};
@@ -18,8 +21,10 @@ pub use server::{Server, ServerLoad};
 use servers::Servers;
 pub use set::Choice;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use upkeep::Upkeep;
 
 /// One upstream.
 pub struct Upstream {
@@ -38,6 +43,8 @@ pub struct Upstream {
     /// How many of its requests may be tried again.
     pub budget: RetryBudget,
     servers: Arc<Servers>,
+    health_check: Option<config::HealthCheck>,
+    upkeep: Mutex<Option<Upkeep>>,
 }
 
 /// How one server stands, for operators.
@@ -111,7 +118,33 @@ impl Upstream {
             places: config.concurrency.as_ref().map(places),
             budget: RetryBudget::default(),
             servers: Servers::new(config, metrics.servers(&config.name)),
+            health_check: config.health_check.clone(),
+            upkeep: Mutex::new(None),
         })
+    }
+
+    /// Starts resolving its names and checking its servers on the runtime of `handle`. That
+    /// ends when the upstream is dropped or retired.
+    pub fn spawn_upkeep(&self, handle: &Handle) {
+        let upkeep = Upkeep::spawn(&self.servers, self.health_check.as_ref(), handle);
+        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) = Some(upkeep);
+    }
+
+    /// Ends what [`spawn_upkeep`](Self::spawn_upkeep) began and leaves the gauges alone, for
+    /// another upstream of this name has taken its place. Requests that are under way keep
+    /// their servers and may choose among them still.
+    pub fn retire(&self) {
+        self.servers.retire();
+        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Waits until each of its names has been looked up once, with whatever result; at once
+    /// where it has none. Whoever waits should do so for a bounded time: a lookup takes as
+    /// long as the system's resolver takes, and nothing comes before
+    /// [`spawn_upkeep`](Self::spawn_upkeep).
+    pub async fn settled(&self) {
+        // The sender lives as long as this does.
+        let _ = self.servers.unasked.subscribe().wait_for(|names| *names == 0).await;
     }
 
     /// The server to ask next; none when there is none that may be asked.

@@ -10,9 +10,9 @@ use crate::policy::ejection::{Ejection, EjectionPolicy, most_out};
 use arc_swap::ArcSwap;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Addresses one name may stand for; the lowest count.
 const MAX_ADDRESSES: usize = 64;
@@ -39,17 +39,26 @@ pub(super) struct Servers {
     pub(super) renewed: Notify,
     /// A server was taken out.
     pub(super) ejected: Notify,
+    /// Names that have not been looked up yet.
+    pub(super) unasked: watch::Sender<usize>,
+    /// Another upstream of the same name has taken over the gauges.
+    is_retired: AtomicBool,
 }
 
 struct Sources {
     /// What each name resolved to last, by entry, in order; empty for what is not a name.
     addresses: Vec<Vec<SocketAddr>>,
+    /// Whether it was looked up, by entry; true for what is not a name.
+    was_asked: Vec<bool>,
     drains: Drains,
 }
 
 impl Servers {
     pub(super) fn new(config: &config::Upstream, metrics: ServerMetrics) -> Arc<Servers> {
         let entry = |server: &UpstreamServer| (server.address.to_string().into(), server.clone());
+        let is_ip = |server: &UpstreamServer| matches!(server.address, ServerAddress::Ip(_));
+        let was_asked: Vec<bool> = config.servers.iter().map(is_ip).collect();
+        let names = was_asked.iter().filter(|was_asked| !**was_asked).count();
         let servers = Arc::new_cyclic(|siblings| Servers {
             upstream: config.name.clone(),
             entries: config.servers.iter().map(entry).collect(),
@@ -64,11 +73,14 @@ impl Servers {
             turn: AtomicUsize::new(0),
             sources: Mutex::new(Sources {
                 addresses: vec![Vec::new(); config.servers.len()],
+                was_asked,
                 drains: Drains::default(),
             }),
             ejecting: Mutex::new(()),
             renewed: Notify::new(),
             ejected: Notify::new(),
+            unasked: watch::Sender::new(names),
+            is_retired: AtomicBool::new(false),
         });
         servers.renew(&lock(&servers.sources), 0);
         servers
@@ -97,7 +109,19 @@ impl Servers {
         true
     }
 
-    /// Makes the set anew. A server that is in the old one as well stays what it is.
+    /// The name of an entry has been looked up, whatever came of it.
+    pub(super) fn asked(&self, entry: usize) {
+        let mut sources = lock(&self.sources);
+        if let Some(was_asked) = sources.was_asked.get_mut(entry)
+            && !std::mem::replace(was_asked, true)
+        {
+            self.unasked.send_modify(|names| *names = names.saturating_sub(1));
+        }
+    }
+
+    /// Makes the set anew. A server that is in the old one as well stays what it is. Every
+    /// address of a name is a server with the whole weight of that name, so a name with more
+    /// addresses gets more requests.
     fn renew(&self, sources: &Sources, now_ns: u64) {
         let old = self.set.load();
         let key = |server: &Arc<Server>| (server.configured.clone(), server.address);
@@ -203,15 +227,32 @@ impl Servers {
         left.filter(|&left_ns| left_ns > 0).min().map(|left_ns| now_ns + left_ns)
     }
 
+    /// Whether servers are taken out for failing.
+    pub(super) fn ejects(&self) -> bool {
+        self.belonging.ejection.is_some()
+    }
+
+    /// Leaves the gauges alone from now on.
+    pub(super) fn retire(&self) {
+        let _held = (lock(&self.sources), lock(&self.ejecting));
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
     /// The caller holds `ejecting`, or an older count could replace a newer one.
     fn measure_ejected(&self, now_ns: u64) {
         let ejected = count_out(&self.set.load(), now_ns);
+        if self.is_retired.load(Ordering::Relaxed) {
+            return;
+        }
         self.metrics.ejected.set(i64::try_from(ejected).unwrap_or(i64::MAX));
     }
 
     /// The caller holds the sources, for the same reason.
     fn measure_healthy(&self, _held: &Sources) {
         let (healthy, _) = self.counts();
+        if self.is_retired.load(Ordering::Relaxed) {
+            return;
+        }
         self.metrics.healthy.set(i64::try_from(healthy).unwrap_or(i64::MAX));
     }
 }

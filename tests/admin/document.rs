@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{Gateway, Upstream, eventually};
 
 /// Every operation the API has.
-const OPERATIONS: [(&str, &str); 15] = [
+const OPERATIONS: [(&str, &str); 19] = [
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/routes"),
@@ -21,6 +21,10 @@ const OPERATIONS: [(&str, &str); 15] = [
     ("post", "/clients/{id}/tier"),
     ("put", "/clients/{id}/limit"),
     ("delete", "/clients/{id}/limit"),
+    ("get", "/circuit-breakers"),
+    ("post", "/circuit-breakers/{name}"),
+    ("get", "/upstreams"),
+    ("put", "/upstreams/{upstream}/servers/{address}"),
     ("get", "/metrics"),
     ("get", "/metrics/summary"),
     ("get", "/metrics/latency"),

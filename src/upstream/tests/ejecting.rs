@@ -107,6 +107,25 @@ fn a_server_that_left_the_set_or_whose_upstream_is_gone_takes_no_place() {
     assert!(!last.ejection().is_out(START));
 }
 
+#[test]
+fn threads_that_see_all_servers_fail_never_take_out_more_than_half() {
+    for _ in 0..20 {
+        let upstream = upstream(weighing(&[1; 5]), Balance::RoundRobin);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let upstream = &upstream;
+                scope.spawn(move || {
+                    for turn in 0..60 {
+                        fail(upstream, 1 + (turn + thread) % 5, 1, START);
+                        assert!(out(upstream, START).len() <= 2);
+                    }
+                });
+            }
+        });
+        assert_eq!(out(&upstream, START).len(), 2);
+    }
+}
+
 /// Something that happens to one of eight servers.
 #[derive(Debug, Clone)]
 enum Event {

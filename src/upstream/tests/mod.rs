@@ -3,6 +3,7 @@
 mod choosing;
 mod ejecting;
 mod standing;
+mod upkeep;
 
 use super::{Choice, Server, Upstream};
 use crate::config::{self, Balance, ServerAddress, Timeouts, UpstreamServer};
@@ -17,7 +18,7 @@ const SECOND: u64 = 1_000_000_000;
 const START: u64 = 1_000 * SECOND;
 
 /// An address of the test; `n` is both its last byte and its port.
-fn address(n: u8) -> SocketAddr {
+pub(super) fn address(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 1_000 + u16::from(n)))
 }
 
@@ -25,7 +26,7 @@ fn ip(n: u8, weight: u32) -> UpstreamServer {
     UpstreamServer { address: ServerAddress::Ip(address(n)), weight }
 }
 
-fn named(host: &str) -> UpstreamServer {
+pub(super) fn named(host: &str) -> UpstreamServer {
     UpstreamServer { address: ServerAddress::Name { host: host.into(), port: 80 }, weight: 1 }
 }
 
@@ -51,7 +52,7 @@ fn config(servers: Vec<UpstreamServer>, balance: Balance) -> config::Upstream {
     }
 }
 
-fn upstream(servers: Vec<UpstreamServer>, balance: Balance) -> Arc<Upstream> {
+pub(super) fn upstream(servers: Vec<UpstreamServer>, balance: Balance) -> Arc<Upstream> {
     Upstream::new(&config(servers, balance), &Metrics::register(&Registry::new()).unwrap())
 }
 

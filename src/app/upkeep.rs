@@ -1,0 +1,49 @@
+//! What goes on beside the requests: upstreams are looked after, circuits move on with time.
+
+use crate::clock;
+use crate::gateway::Gateway;
+use async_trait::async_trait;
+use pingora::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::{interval, timeout};
+
+/// How often a circuit that nobody asks is looked at, so that metrics do not show one as open
+/// that would let a probe pass.
+const REFRESH: Duration = Duration::from_secs(1);
+/// How long the start waits for names to resolve. A resolver that is down must not keep the
+/// gateway from serving what needs none.
+const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
+
+/// The upkeep of all upstreams, as a service with a thread of its own.
+pub(super) struct UpkeepService(pub(super) Arc<Gateway>);
+
+#[async_trait]
+impl BackgroundService for UpkeepService {
+    /// Goes on through a drain: requests under way may still choose among servers.
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        for upstream in &self.0.generation().upstreams {
+            upstream.spawn_upkeep(&Handle::current());
+        }
+        let mut ticks = interval(REFRESH);
+        loop {
+            ticks.tick().await;
+            let now_ns = clock::now_ns();
+            self.0.generation().circuits().for_each(|circuit| circuit.refresh(now_ns));
+        }
+    }
+}
+
+/// Waits until every name has been looked up once, for a bounded time.
+pub(super) async fn first_lookups(gateway: &Gateway) {
+    let generation = gateway.generation();
+    let all_settled = async {
+        for upstream in &generation.upstreams {
+            upstream.settled().await;
+        }
+    };
+    // Those that take longer are unresolved until they are not.
+    let _ = timeout(FIRST_LOOKUPS, all_settled).await;
+}
