@@ -5,6 +5,7 @@ use super::problem::{BadInput, Problem, described};
 use super::{AdminState, App};
 use crate::clock;
 use crate::config;
+use crate::policy::share::Share;
 use crate::upstream::circuit::{Circuit, ForceTo};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -165,7 +166,7 @@ fn view(circuit: &Circuit) -> CircuitBreaker {
         window: Window { calls: window.calls, failures: window.failures, slow: window.slow },
         next_probe_seconds: view.next_probe_in_ns.map(|ns| ns as f64 / 1e9),
         probes: Probes { out: view.probes_out, succeeded: view.probes_succeeded },
-        ramp: view.ramp.map(|share| share.fraction()),
+        ramp: view.ramp.map(Share::fraction),
         forced_until: view.forced_until_ns.and_then(at),
         automatic: circuit.policy().is_some(),
     }

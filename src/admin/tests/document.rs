@@ -19,11 +19,7 @@ const OPERATIONS: [(&str, &str, &str); 19] = [
     ("get", "/circuit-breakers", "200 401 500"),
     ("post", "/circuit-breakers/{name}", "200 400 401 403 404 408 413 415 500"),
     ("get", "/upstreams", "200 401 500"),
-    (
-        "put",
-        "/upstreams/{upstream}/servers/{address}",
-        "200 400 401 403 404 408 413 415 500",
-    ),
+    ("put", "/upstreams/{upstream}/servers/{address}", "200 400 401 403 404 408 413 415 500"),
     ("get", "/metrics", "200 500"),
     ("get", "/metrics/summary", "200 401 500"),
     ("get", "/metrics/latency", "200 401 500"),
