@@ -9,6 +9,11 @@ use crate::support::{
     Answer, Client, End, Gate, Gateway, Pattern, Upstream, eventually, free_addresses, ok, until,
 };
 
+#[path = "kit_faults.rs"]
+mod faults;
+#[path = "kit_link.rs"]
+mod link;
+
 #[test]
 fn the_upstream_records_heads_bodies_and_bytes() {
     let upstream = Upstream::new();

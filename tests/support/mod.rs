@@ -16,18 +16,24 @@
     reason = "a kit that fails a test does so by panicking, outside of the test function too"
 )]
 
+mod answer;
 mod builder;
 mod client;
+pub mod fault;
 mod gateway;
+mod link;
+mod port;
 mod series;
 mod upstream;
 mod wait;
 mod wire;
 
+pub use answer::{Answer, Drops, Ending, Gate, ok};
 pub use builder::GatewayBuilder;
 pub use client::{Client, End, Reply};
 pub use gateway::{Finished, Gateway, free_addresses, run_to_exit};
+pub use link::Link;
 pub use series::Series;
-pub use upstream::{Answer, Gate, Recorded, Upstream, ok};
+pub use upstream::{Recorded, Upstream};
 pub use wait::{DEADLINE, eventually, until};
 pub use wire::{Head, Pattern};

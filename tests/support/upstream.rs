@@ -1,78 +1,31 @@
 //! An upstream that answers by script and records what it was sent.
 
-use std::io::{self, Write};
+use std::collections::HashMap;
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::wait::{DEADLINE, until};
+use super::answer::{Answer, Exchange, Life, Then, ok};
+use super::port::Port;
+use super::wait::{DEADLINE, eventually, until};
 use super::wire::{Head, Pattern, Wire};
 
 /// Most bytes of one body that are kept; the rest is counted and checked.
 const BODY_KEPT: usize = 1 << 20;
 
-/// What the upstream does with a request once it has read the head.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// Reads the body, then 200 with this text (to HEAD: its length alone).
-    Text(String),
-    /// Reads the body, then exactly these bytes; the connection stays.
-    Bytes(Vec<u8>),
-    /// Reads the body, then exactly these bytes, then closes.
-    Last(Vec<u8>),
-    /// These bytes at once, before the body is read, then the other answer.
-    /// For 100 Continue and 103 Early Hints.
-    Interim(Vec<u8>, Box<Answer>),
-    /// These bytes at once, the body never read, then silence.
-    Early(Vec<u8>),
-    /// Reads the body, then 200 with the same body.
-    Echo,
-    /// Reads the body, then 200 with these chunks, each in a write of its own.
-    Chunked(Vec<Vec<u8>>),
-    /// Reads the body, then 200 with this many bytes of [`Pattern`].
-    Stream(u64),
-    /// Reads the body, waits this long, then the other answer.
-    After(Duration, Box<Answer>),
-    /// Reads the body, waits until the test opens the gate, then the other answer.
-    Held(Gate, Box<Answer>),
-    /// Reads whatever comes and never answers.
-    Silent,
-    /// Reads the body and closes without a byte.
-    Hangup,
-    /// 101 with these further header lines, then sends back whatever comes.
-    Upgrade(String),
-}
-
-/// 200 with this text.
-pub fn ok(text: impl Into<String>) -> Answer {
-    Answer::Text(text.into())
-}
-
-/// Something a test opens when the upstream may go on.
-#[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    /// Lets everyone through, now and later.
-    pub fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
-    }
-
-    fn pass(&self) {
-        let shut = self.0.0.lock().unwrap();
-        // Longer than any test waits, so that a forgotten gate cannot hold a thread for ever.
-        let _ = self.0.1.wait_timeout_while(shut, DEADLINE * 6, |open| !*open).unwrap();
-    }
-}
+/// Most connections, and with them threads, at a time; further ones wait.
+const CONNECTIONS_MAX: usize = 2048;
 
 /// One request as the upstream got it.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     /// The head, parsed and raw.
     pub head: Head,
+    /// When the head had come.
+    pub at: Instant,
     /// The body without its framing, its first MiB.
     pub body: Vec<u8>,
     /// How many body bytes were [`Pattern`], where all were.
@@ -87,20 +40,30 @@ type Script = Box<dyn Fn(&Head) -> Answer + Send + Sync>;
 
 struct Shared {
     script: Script,
+    /// What is answered in place of the script.
+    switched: Mutex<Option<Answer>>,
     requests: Mutex<Vec<Recorded>>,
     /// Per connection, everything that was received.
     transcripts: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
-    streams: Mutex<Vec<TcpStream>>,
+    /// The connections that are open, by number.
+    streams: Mutex<HashMap<usize, TcpStream>>,
     connections: AtomicUsize,
     sent: AtomicU64,
-    stopping: AtomicBool,
+    in_flight: AtomicUsize,
+    max_in_flight: AtomicUsize,
 }
 
 /// The upstream. It ends, and all its connections with it, when dropped.
 pub struct Upstream {
-    address: SocketAddr,
+    port: Port,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    open: Option<Open>,
+}
+
+/// What an upstream has while it listens.
+struct Open {
+    life: Arc<Life>,
+    acceptor: JoinHandle<()>,
 }
 
 impl Upstream {
@@ -114,29 +77,70 @@ impl Upstream {
         Self::scripted(move |_| answer.clone())
     }
 
+    /// Refuses connections until it is opened, then answers like [`Self::new`].
+    pub fn refusing() -> Self {
+        let mut upstream = Self::new();
+        upstream.close();
+        upstream
+    }
+
     /// Asks `script` what to do with each request, by its head.
     pub fn scripted(script: impl Fn(&Head) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-        let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script: Box::new(script),
+            switched: Mutex::default(),
             requests: Mutex::default(),
             transcripts: Mutex::default(),
             streams: Mutex::default(),
             connections: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
-            stopping: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            max_in_flight: AtomicUsize::new(0),
         });
-        let acceptor = {
-            let shared = Arc::clone(&shared);
-            thread::spawn(move || accept(&listener, &shared))
-        };
-        Self { address, shared, acceptor: Some(acceptor) }
+        let mut upstream = Self { port: Port::new(), shared, open: None };
+        upstream.open();
+        upstream
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
+    }
+
+    /// Stops listening and ends all connections, like a process that ends: its port
+    /// refuses connections and stays its own. The record stays.
+    pub fn close(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        open.life.end();
+        // One connection wakes the acceptor, which then sees that it is over.
+        let _ = TcpStream::connect(self.address());
+        let _ = open.acceptor.join();
+        for stream in self.shared.streams.lock().unwrap().values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        eventually(DEADLINE, || self.shared.streams.lock().unwrap().is_empty().then_some(()));
+    }
+
+    /// Listens again, on the same port.
+    pub fn open(&mut self) {
+        if self.open.is_some() {
+            return;
+        }
+        let listener = self.port.listen();
+        let life = Arc::new(Life::default());
+        let (shared, of_acceptor) = (Arc::clone(&self.shared), Arc::clone(&life));
+        let acceptor = thread::spawn(move || accept(&listener, &shared, &of_acceptor));
+        self.open = Some(Open { life, acceptor });
+    }
+
+    /// Gives every further request this answer instead of the script's.
+    pub fn switch_to(&self, answer: Answer) {
+        *self.shared.switched.lock().unwrap() = Some(answer);
+    }
+
+    /// Follows the script again, which was not asked meanwhile.
+    pub fn switch_back(&self) {
+        *self.shared.switched.lock().unwrap() = None;
     }
 
     /// Every request so far whose head was complete, in order of arrival.
@@ -195,83 +199,148 @@ impl Upstream {
     pub fn streamed(&self) -> u64 {
         self.shared.sent.load(Ordering::SeqCst)
     }
+
+    /// How many requests were made to it: those whose head was complete, since
+    /// [`Self::forget`].
+    pub fn attempts(&self) -> usize {
+        self.shared.requests.lock().unwrap().len()
+    }
+
+    /// How many of them had this target.
+    pub fn attempts_at(&self, target: &str) -> usize {
+        let requests = self.shared.requests.lock().unwrap();
+        requests.iter().filter(|request| request.head.target() == target).count()
+    }
+
+    /// How many requests it has got and not answered yet. Who gives up is counted until
+    /// the upstream has seen the end of the connection.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// The most that [`Self::in_flight`] ever was. It never counts a request whose
+    /// answer somebody can have read to its end.
+    pub fn max_in_flight(&self) -> usize {
+        self.shared.max_in_flight.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        // One connection wakes the acceptor, which then sees that it is over.
-        let _ = TcpStream::connect(self.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
-        for stream in self.shared.streams.lock().unwrap().iter() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.close();
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, life: &Arc<Life>) {
     for stream in listener.incoming() {
-        if shared.stopping.load(Ordering::SeqCst) {
+        while shared.streams.lock().unwrap().len() >= CONNECTIONS_MAX && !life.is_over() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if life.is_over() {
             return;
         }
         let Ok(stream) = stream else { continue };
+        let Ok(clone) = stream.try_clone() else { continue };
         let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
         let transcript = Arc::new(Mutex::new(Vec::new()));
         shared.transcripts.lock().unwrap().push(Arc::clone(&transcript));
-        if let Ok(clone) = stream.try_clone() {
-            shared.streams.lock().unwrap().push(clone);
-        }
-        let shared = Arc::clone(shared);
+        shared.streams.lock().unwrap().insert(connection, clone);
+        let (shared, life) = (Arc::clone(shared), Arc::clone(life));
         thread::spawn(move || {
+            let listed = Listed(&shared, connection);
             let mut wire = Wire::new(stream, None).recording(transcript);
             // A connection that breaks off is an everyday thing for an upstream; what
             // it got until then is in the record.
-            let _ = serve(&mut wire, &shared, connection);
-            wire.shutdown(Shutdown::Both);
+            match serve(&mut wire, &shared, &life, connection) {
+                Ok(Then::Reset) => {
+                    // A socket is reset when its last owner closes it.
+                    drop(listed);
+                    wire.reset();
+                }
+                _ => wire.shutdown(Shutdown::Both),
+            }
         });
     }
 }
 
-/// What becomes of the connection after an answer.
-#[derive(PartialEq)]
-enum Then {
-    Keep,
-    Close,
+/// A connection in the list of those that are open, until it is dropped.
+struct Listed<'a>(&'a Shared, usize);
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.streams.lock().unwrap().remove(&self.1);
+    }
 }
 
-fn serve(wire: &mut Wire, shared: &Shared, connection: usize) -> io::Result<()> {
+/// Counts a request until it is dropped.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn of(shared: &'a Shared) -> Self {
+        let now = shared.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.max_in_flight.fetch_max(now, Ordering::SeqCst);
+        Self(&shared.in_flight)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn serve(wire: &mut Wire, shared: &Shared, life: &Life, connection: usize) -> io::Result<Then> {
     while let Some(head) = wire.head()? {
-        let index = {
-            let mut requests = shared.requests.lock().unwrap();
-            requests.push(Recorded {
-                head: head.clone(),
-                body: Vec::new(),
-                pattern: None,
-                complete: false,
-                connection,
-            });
-            requests.len() - 1
-        };
-        let mut answer = (shared.script)(&head);
+        let in_flight = InFlight::of(shared);
+        let index = shared.record(&head, connection);
+        let mut answer = shared.answer(&head);
         while let Answer::Interim(bytes, next) = answer {
             wire.write(&bytes)?;
             answer = *next;
         }
-        match &answer {
-            Answer::Silent => return read_in_silence(wire),
-            Answer::Early(bytes) => {
-                wire.write(bytes)?;
-                return read_in_silence(wire);
-            }
-            _ => read_body(wire, shared, &head, index)?,
+        if !matches!(answer, Answer::Silent | Answer::Early(_)) {
+            read_body(wire, shared, &head, index)?;
         }
-        if respond(wire, shared, &head, index, answer)? == Then::Close {
-            return Ok(());
+        let exchange = Exchange {
+            wire: &mut *wire,
+            head: &head,
+            body: shared.body(index),
+            streamed: &shared.sent,
+            life,
+            in_flight: Some(in_flight),
+        };
+        match exchange.respond(answer)? {
+            Then::Keep => {}
+            then => return Ok(then),
         }
     }
-    Ok(())
+    Ok(Then::Close)
+}
+
+impl Shared {
+    /// Where the request is in the record.
+    fn record(&self, head: &Head, connection: usize) -> usize {
+        let mut requests = self.requests.lock().unwrap();
+        requests.push(Recorded {
+            head: head.clone(),
+            at: Instant::now(),
+            body: Vec::new(),
+            pattern: None,
+            complete: false,
+            connection,
+        });
+        requests.len() - 1
+    }
+
+    fn answer(&self, head: &Head) -> Answer {
+        let switched = self.switched.lock().unwrap().clone();
+        switched.unwrap_or_else(|| (self.script)(head))
+    }
+
+    fn body(&self, index: usize) -> Vec<u8> {
+        let requests = self.requests.lock().unwrap();
+        requests.get(index).map(|request| request.body.clone()).unwrap_or_default()
+    }
 }
 
 fn read_body(wire: &mut Wire, shared: &Shared, head: &Head, index: usize) -> io::Result<()> {
@@ -289,91 +358,4 @@ fn read_body(wire: &mut Wire, shared: &Shared, head: &Head, index: usize) -> io:
         request.complete = read.is_ok();
     }
     read
-}
-
-fn read_in_silence(wire: &mut Wire) -> io::Result<()> {
-    while !wire.some()?.is_empty() {}
-    Ok(())
-}
-
-fn respond(
-    wire: &mut Wire,
-    shared: &Shared,
-    head: &Head,
-    index: usize,
-    answer: Answer,
-) -> io::Result<Then> {
-    match answer {
-        Answer::Text(text) => {
-            let mut bytes = status_200(text.len() as u64);
-            if head.method() != "HEAD" {
-                bytes.extend_from_slice(text.as_bytes());
-            }
-            wire.write(&bytes)?;
-        }
-        Answer::Bytes(bytes) => wire.write(&bytes)?,
-        Answer::Last(bytes) => {
-            wire.write(&bytes)?;
-            return Ok(Then::Close);
-        }
-        Answer::Echo => {
-            let body = shared.requests.lock().unwrap().get(index).map(|seen| seen.body.clone());
-            let body = body.unwrap_or_default();
-            wire.write(&[status_200(body.len() as u64), body].concat())?;
-        }
-        Answer::Chunked(chunks) => write_chunks(wire, &chunks)?,
-        Answer::Stream(length) => {
-            wire.write(&status_200(length))?;
-            Pattern::write(length, |piece| {
-                shared.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
-                wire.write(piece)
-            })?;
-        }
-        Answer::After(pause, next) => {
-            thread::sleep(pause);
-            return respond(wire, shared, head, index, *next);
-        }
-        Answer::Held(gate, next) => {
-            gate.pass();
-            return respond(wire, shared, head, index, *next);
-        }
-        Answer::Upgrade(lines) => {
-            let mut start = b"HTTP/1.1 101 Switching Protocols\r\n".to_vec();
-            write!(start, "{lines}\r\n")?;
-            wire.write(&start)?;
-            return send_back(wire);
-        }
-        Answer::Hangup | Answer::Interim(..) | Answer::Early(_) | Answer::Silent => {
-            return Ok(Then::Close);
-        }
-    }
-    Ok(if head.has_token("connection", "close") { Then::Close } else { Then::Keep })
-}
-
-fn write_chunks(wire: &mut Wire, chunks: &[Vec<u8>]) -> io::Result<()> {
-    wire.write(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n",
-    )?;
-    for chunk in chunks {
-        let mut framed = format!("{:x}\r\n", chunk.len()).into_bytes();
-        framed.extend_from_slice(chunk);
-        framed.extend_from_slice(b"\r\n");
-        wire.write(&framed)?;
-    }
-    wire.write(b"0\r\n\r\n")
-}
-
-fn send_back(wire: &mut Wire) -> io::Result<Then> {
-    loop {
-        let bytes = wire.some()?;
-        if bytes.is_empty() {
-            return Ok(Then::Close);
-        }
-        wire.write(&bytes)?;
-    }
-}
-
-fn status_200(length: u64) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n")
-        .into_bytes()
 }

@@ -9,6 +9,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 /// Most bytes of one connection that a transcript keeps.
 const TRANSCRIPT_MAX: usize = 1 << 20;
 
@@ -149,6 +151,13 @@ impl Wire {
     pub fn shutdown(&self, how: Shutdown) {
         // The peer may have gone first, which is as good.
         let _ = self.stream.shutdown(how);
+    }
+
+    /// Ends the connection the hard way: whoever reads from it finds it reset.
+    pub fn reset(self) {
+        // Closed without lingering, a socket says RST; where that cannot be set, the test
+        // that wanted it sees an orderly end and fails.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
     /// The next head, or nothing where the connection ends before its first byte.
