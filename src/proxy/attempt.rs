@@ -8,6 +8,7 @@ use super::{Proxy, guard, toll};
 use crate::clock;
 use crate::metrics::AttemptOutcome;
 use crate::policy::retry::{Failure, Tried};
+use crate::policy::share::Share;
 use crate::upstream::Choice;
 use crate::wire::alarm::Patience;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -133,7 +134,7 @@ impl Proxy {
             is_kept: !session.as_ref().retry_buffer_truncated(),
             is_answer_begun: session.response_written().is_some(),
         };
-        if !policy.allows(&tried) {
+        if !policy.allows(&tried) || policy.budget == Share::NONE {
             return false;
         }
         let wait_ns = policy.backoff.wait_ns(tried.attempts, fastrand::f64());
