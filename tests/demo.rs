@@ -214,6 +214,26 @@ fn the_samples_switches_make_it_slow_and_failing() {
 }
 
 #[test]
+fn the_sample_breaks_connections_as_told_and_recovers() {
+    let demo = Demo::started();
+    let mut switches = Client::connect(demo.upstream);
+    let body = br#"{"fail_next": 2, "fault": "reset"}"#;
+    assert_eq!(switches.request("PUT", "/switches", &[], body).status, 200);
+    let ask = || {
+        let mut client = Client::connect(demo.upstream);
+        client.send("GET /users HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.try_reply().unwrap().map(|reply| reply.status)
+    };
+    assert_eq!([ask(), ask(), ask()], [None, None, Some(200)]);
+    // The port is closed by the listener's task, a moment after the answer.
+    assert_eq!(switches.post("/refuse?ms=1000", &[], b"").status, 202);
+    let connects = || Client::try_connect(demo.upstream).is_some();
+    until("the port refuses", || (!connects()).then_some(()));
+    until("the port is back", || connects().then_some(()));
+    assert_eq!(ask(), Some(200));
+}
+
+#[test]
 fn an_interrupt_ends_it() {
     let mut demo = Demo::started();
     let kill = format!("kill -INT {}", demo.child.id());

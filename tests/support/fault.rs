@@ -1,8 +1,8 @@
 //! What goes wrong with upstreams: each fault an answer, or a script of answers.
 //!
 //! Faults that are no answer to a request are elsewhere: a port that refuses is
-//! [`super::Upstream::refusing`] or one that was closed, and the network between the gateway and an
-//! upstream is a [`super::Link`].
+//! [`super::Upstream::refusing`] or one that was closed, and the network between the
+//! gateway and an upstream is a [`super::Link`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -70,6 +70,29 @@ pub fn drip_head(size: usize, every: Duration) -> Answer {
 pub fn drip_body(size: usize, every: Duration) -> Answer {
     let (before, bytes) = (HEAD.into(), BODY.into());
     Answer::Drip(Drops { before, bytes, size, every, ..Drops::default() })
+}
+
+/// Every fault by name, for tests that try them all. What takes time here takes a minute,
+/// longer than any test allows.
+pub fn every() -> Vec<(&'static str, Answer)> {
+    const A_MINUTE: Duration = Duration::from_secs(60);
+    vec![
+        ("silent", silent()),
+        ("slow", slow(A_MINUTE, status(200))),
+        ("hangup", hangup()),
+        ("reset", reset()),
+        ("silent within the head", mid_head(Ending::Silence)),
+        ("closed within the head", mid_head(Ending::Close)),
+        ("reset within the head", mid_head(Ending::Reset)),
+        ("silent within the body", mid_body(Ending::Silence)),
+        ("closed within the body", mid_body(Ending::Close)),
+        ("reset within the body", mid_body(Ending::Reset)),
+        ("surplus", surplus()),
+        ("500", status(500)),
+        ("503 with Retry-After", unavailable("2")),
+        ("head in drops", drip_head(8, A_MINUTE)),
+        ("body in drops", drip_body(8, A_MINUTE)),
+    ]
 }
 
 /// A script: `failing` so many times, then `fine` for ever.
