@@ -166,6 +166,13 @@ fn every_printed_line_does_what_it_says() {
     assert!(start.elapsed() >= Duration::from_secs(2), "it was slow");
     assert!(next("failing", "status=503").starts_with("HTTP/1.1 503"));
 
+    let statuses = next("after five failures in a row", "status=500");
+    assert!(statuses.starts_with("500 ") && statuses.trim_end().ends_with("503"), "{statuses}");
+    let refused = next("nothing more is asked of the upstream", "/api/users");
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("circuit-open"), "{refused}");
+    assert!(header(&refused, "retry-after").parse::<u32>().unwrap() <= 10, "{refused}");
+    assert_eq!(json(&next("circuit opens", "/circuit-breakers"))[0]["state"], "open");
+
     let limits = json(&next("what was counted", "/limits"));
     assert!(limits["tiers"].as_array().unwrap().iter().any(|tier| tier["limited"] != 0));
     let summary = json(&next("what was counted", "/metrics/summary"));

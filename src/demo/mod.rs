@@ -86,6 +86,11 @@ A sample upstream answers behind it, on {sample}. Try, in another terminal:
   curl -i 'http://{gateway}/api/users?delay_ms=2000'
   curl -i 'http://{gateway}/api/users?status=503'
 
+  # after five failures in a row the circuit opens: nothing more is asked of the upstream for ten seconds
+  for i in $(seq 7); do curl -s -o /dev/null -w '%{{http_code}} ' -H 'X-Client-ID: demo-enterprise' 'http://{gateway}/api/data?status=500'; done; echo
+  curl -i -H 'X-Client-ID: demo-enterprise' http://{gateway}/api/users
+  curl -s http://{admin}/circuit-breakers
+
   # what was counted
   curl -s http://{admin}/limits
   curl -s http://{admin}/metrics/summary

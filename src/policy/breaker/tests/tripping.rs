@@ -167,12 +167,14 @@ fn the_ratio_hears_the_retry_after_of_its_window_and_slowness_hears_none() {
 }
 
 #[test]
-fn jitter_lengthens_the_cooldown_by_up_to_a_tenth() {
+fn the_first_cooldown_is_as_configured_and_later_ones_are_spread() {
     let mut rig = Rig::new(THREE_IN_A_ROW);
     rig.random = u64::MAX;
-    rig.open();
+    rig.half_open();
+    assert_eq!(rig.view().opened_at_ns.map(|at| rig.now - at), Some(SECOND));
+    rig.call(FAILURE);
     let retry_after_ns = rig.ask().unwrap_err();
-    assert!((SECOND + 99 * MS..SECOND + 100 * MS).contains(&retry_after_ns), "{retry_after_ns}");
+    assert!((1_800 * MS..1_801 * MS).contains(&retry_after_ns), "{retry_after_ns}");
 }
 
 #[test]
