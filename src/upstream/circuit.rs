@@ -1,7 +1,7 @@
 //! A circuit at work: the breaker of one upstream or route, shared by all threads.
 //!
 //! The state machine sits behind a lock. Nearly always it is plainly closed, and then nobody
-//! takes the lock: the [`Gate`] says in one word that everything passes, and counts fast
+//! takes the lock: the gate says in one word that everything passes, and counts fast
 //! successes in it. They reach the machine when somebody has the lock anyway, because a call
 //! failed or somebody looks, when a new sub-window begins, or when the word is full.
 

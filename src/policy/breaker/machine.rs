@@ -43,7 +43,7 @@ const LONGEST_FORCED_RETRY_NS: u64 = 3_600_000_000_000;
 /// The circuit breaker of one upstream or route. Every call takes the policy, which is to be
 /// the same each time; [`BreakerPolicy::NEVER`] is that of a circuit without conditions.
 ///
-/// Holds about 300 bytes, and 16 for each probe while half-open. Each method takes constant
+/// Holds about 350 bytes, and 16 for each probe while half-open. Each method takes constant
 /// time, or time linear in the probes while half-open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(test, derive(Hash))]

@@ -34,7 +34,7 @@ struct SubWindow {
     retry_at_ns: u64,
 }
 
-/// The window itself, 164 bytes. Sub-windows are numbered by
+/// The window itself, 248 bytes. Sub-windows are numbered by
 /// [`BreakerPolicy::tick`](super::BreakerPolicy::tick).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Window {

@@ -72,6 +72,26 @@ fn a_ticket_is_small() {
 }
 
 #[test]
+fn the_gate_counts_for_its_generation_and_sub_window_alone() {
+    let gate = Gate::default();
+    assert_eq!(gate.generation(), None);
+    assert!(!gate.count(0, 0));
+    for (generation, tick) in [(0, 0), (7, 3_600), (u32::MAX, (1 << 21) - 1)] {
+        gate.set(Some(generation), tick);
+        assert_eq!(gate.generation(), Some(generation));
+        assert!(!gate.count(generation.wrapping_add(1), tick));
+        assert!(!gate.count(generation, tick + 1));
+        assert!((0..MOST_SUCCESSES).all(|_| gate.count(generation, tick)));
+        assert!(!gate.count(generation, tick), "full");
+        assert_eq!(gate.generation(), Some(generation), "what is full stays up");
+        assert_eq!((gate.take(), gate.take()), (MOST_SUCCESSES, 0));
+        assert!(gate.count(generation, tick));
+    }
+    assert_eq!(gate.set(None, 0), 1);
+    assert_eq!(gate.generation(), None);
+}
+
+#[test]
 fn failures_open_it_probes_close_it_and_the_metrics_follow() {
     let (circuit, registry) = observed(Some(three_in_a_row()));
     let text = || {

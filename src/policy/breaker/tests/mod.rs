@@ -2,6 +2,7 @@
 
 mod forcing;
 mod loss;
+mod model;
 mod returning;
 mod tripping;
 
