@@ -7,7 +7,8 @@
 //! - [`config`] turns a file into checked types; after that nothing can be invalid.
 //! - [`store`] keeps the buckets in a lock-free table; [`registry`] knows the clients;
 //!   [`upstream`] the servers and whose turn it is.
-//! - [`gateway`] holds one generation of policy and the state that outlives it.
+//! - [`gateway`] holds one generation of policy and the state that outlives it; [`reload`]
+//!   replaces the generation.
 //! - [`wire`] lets only well-formed requests through to Pingora, one at a time; [`proxy`] is
 //!   Pingora's phases over the policies; [`admin`] is the API to steer it by.
 //! - [`metrics`], [`telemetry`], [`lifecycle`] and [`clock`] serve them all, and [`app`] puts
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod registry;
+pub mod reload;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::{AdminState, App};
-use crate::metrics::{Latencies, NONE, RouteMetrics};
+use crate::metrics::{Latencies, NONE};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -92,7 +92,7 @@ fn timed(app: &AdminState) -> (u64, f64) {
     let routes = generation.routes.iter().map(|route| &route.metrics);
     routes
         .chain([&generation.no_route])
-        .map(RouteMetrics::timed)
+        .map(|metrics| metrics.timed())
         .fold((0, 0.0), |(count, sum), (more, seconds)| (count + more, sum + seconds))
 }
 

@@ -6,6 +6,7 @@
 
 mod balance;
 mod breaker;
+mod changes;
 mod clients;
 mod concurrency;
 mod effective;
@@ -35,6 +36,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use balance::{Affinity, Balance};
+pub use changes::{changes, keep_fixed};
 pub use clients::{ApiKeyHash, Clients, Identifier, KnownClient};
 pub use concurrency::Concurrency;
 pub use effective::effective;

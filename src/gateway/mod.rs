@@ -5,12 +5,13 @@
 //! registry and the metrics belong to the [`Gateway`] and are found by name, so a new
 //! generation finds them as the old one left them.
 
+mod build;
 pub mod client_places;
 pub mod table_metrics;
 
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
-use crate::metrics::{self, Metrics, RouteMetrics};
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::policy::limit::{Limit, LimitKey};
 use crate::policy::rate::TokenBucket;
 use crate::policy::router::{RouteId, Router};
@@ -23,7 +24,7 @@ use arc_swap::ArcSwap;
 use client_places::ClientPlaces;
 use http::HeaderValue;
 use prometheus::IntCounter;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// The name of the policy every client has: its tier's bucket or its own limit.
@@ -48,7 +49,8 @@ impl Gateway {
     /// A gateway that serves `config`.
     pub fn new(config: Config, hasher: KeyHasher, metrics: Arc<Metrics>) -> Gateway {
         let limiter = Limiter::new(config.limiter.slots, hasher);
-        let generation = Generation::new(config, &limiter, &metrics);
+        let generation = Generation::new(config, None, &limiter, &metrics);
+        metrics.generation.set(generation.number as i64);
         Gateway {
             generation: ArcSwap::from_pointee(generation),
             limiter,
@@ -64,16 +66,38 @@ impl Gateway {
         self.generation.load_full()
     }
 
-    /// Requests in flight on all routes.
+    /// Makes the generation that `config` decides, with whatever of the current one stays as it
+    /// is. It does not serve before it is [swapped in](Gateway::swap).
+    pub fn prepare(&self, config: Config) -> Generation {
+        Generation::new(config, Some(&self.generation()), &self.limiter, &self.metrics)
+    }
+
+    /// Lets `next` serve: every request that begins from now on is decided by it. What only the
+    /// old one had is let go of once its last request has ended.
+    ///
+    /// The old one is handed back: whoever drops the last hold on a large one spends
+    /// milliseconds on it, which should not be a request's.
+    pub fn swap(&self, next: Generation) -> Arc<Generation> {
+        let next = Arc::new(next);
+        let old = self.generation.swap(next.clone());
+        let is_kept = |upstream| next.upstreams.iter().any(|kept| Arc::ptr_eq(kept, upstream));
+        for upstream in old.upstreams.iter().filter(|upstream| !is_kept(upstream)) {
+            upstream.retire();
+        }
+        self.metrics.generation.set(next.number as i64);
+        old
+    }
+
+    /// Requests in flight on all routes, also on those that are no more.
     pub fn inflight(&self) -> i64 {
-        let generation = self.generation.load();
-        let routes = generation.routes.iter().map(|route| route.metrics.inflight());
-        routes.sum::<i64>() + generation.no_route.inflight()
+        self.metrics.inflight()
     }
 }
 
 /// Everything one configuration decides. Immutable but for its counters.
 pub struct Generation {
+    /// How many there were before it, and one: 1 at the start.
+    pub number: u64,
     /// The configuration it was made from.
     pub config: Config,
     /// Finds a request's route.
@@ -83,13 +107,13 @@ pub struct Generation {
     /// The upstreams, in the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
     /// The tier policy of each tier, by tier id.
-    pub tiers: Vec<Policy>,
+    pub tiers: Vec<Arc<Policy>>,
     /// The policies of `limits`, in the order of the configuration.
-    pub limits: Vec<Policy>,
+    pub limits: Vec<Arc<Policy>>,
     /// The clients the configuration registers.
     pub known: KnownClients,
     /// Metrics of requests no route took.
-    pub no_route: RouteMetrics,
+    pub no_route: Arc<RouteMetrics>,
     /// The policy part of every tier bucket's key, whatever the tier.
     pub tier_digest: Digest,
 }
@@ -97,11 +121,11 @@ pub struct Generation {
 /// A route at work.
 pub struct Route {
     /// Its metrics.
-    pub metrics: RouteMetrics,
+    pub metrics: Arc<RouteMetrics>,
     /// The circuit its requests pass: its own, or its upstream's.
     pub circuit: Arc<Circuit>,
     /// The policy of its own limit.
-    pub limit: Option<Policy>,
+    pub limit: Option<Arc<Policy>>,
     /// Refusals by tier and policy, counted under handles made at the first refusal.
     refusals: OnceLock<Box<[OnceLock<IntCounter>]>>,
     /// The digest of the route as a holder of buckets.
@@ -125,14 +149,22 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn new(name: Arc<str>, bucket: &TokenBucket, limiter: &Limiter) -> Policy {
+    fn new(
+        name: Arc<str>,
+        bucket: &TokenBucket,
+        limiter: &Limiter,
+        old: Option<&Policy>,
+    ) -> Policy {
+        let go_on = |counter: fn(&Policy) -> &AtomicU64| {
+            AtomicU64::new(old.map_or(0, |old| counter(old).load(Ordering::Relaxed)))
+        };
         Policy {
             digest: limiter.digest(KeyKind::Policy, name.as_bytes()),
             header: policy_header(&name, bucket.burst(), bucket.window_seconds()),
             quota: (bucket.burst(), bucket.window_seconds()),
             name,
-            allowed: AtomicU64::new(0),
-            limited: AtomicU64::new(0),
+            allowed: go_on(|policy| &policy.allowed),
+            limited: go_on(|policy| &policy.limited),
         }
     }
 }
@@ -145,41 +177,6 @@ pub fn policy_header(name: &str, burst: u64, window_seconds: u64) -> HeaderValue
 }
 
 impl Generation {
-    fn new(config: Config, limiter: &Limiter, metrics: &Metrics) -> Generation {
-        let policy = |limit: &Limit| Policy::new(limit.name.clone(), &limit.bucket, limiter);
-        let upstreams: Vec<_> =
-            config.upstreams.iter().map(|upstream| Upstream::new(upstream, metrics)).collect();
-        let route = |route: &config::Route| Route {
-            metrics: metrics.route(&route.name),
-            circuit: match &route.breaker {
-                Some(policy) => {
-                    let name = format!("route:{}", route.name);
-                    let metrics = metrics.circuit(&name);
-                    Arc::new(Circuit::new(name.into(), Some(policy.clone()), metrics))
-                }
-                None => upstreams[route.upstream].circuit.clone(),
-            },
-            limit: route.limit.as_ref().map(policy),
-            refusals: OnceLock::new(),
-            digest: limiter.digest(KeyKind::Route, route.name.as_bytes()),
-        };
-        Generation {
-            router: Router::new(config.routes.iter().map(config::Route::matching)),
-            routes: config.routes.iter().map(route).collect(),
-            tiers: config
-                .tiers
-                .iter()
-                .map(|(_, tier)| Policy::new(TIER_POLICY.into(), &tier.bucket, limiter))
-                .collect(),
-            limits: config.limits.iter().map(policy).collect(),
-            known: KnownClients::new(&config),
-            no_route: metrics.route(metrics::NONE),
-            tier_digest: limiter.digest(KeyKind::Policy, TIER_POLICY.as_bytes()),
-            upstreams,
-            config,
-        }
-    }
-
     /// The upstream of a route.
     pub fn upstream_of(&self, id: RouteId) -> &Arc<Upstream> {
         &self.upstreams[self.route_config(id).upstream]
@@ -206,8 +203,8 @@ impl Generation {
     /// The limits a request to `route` meets besides its tier, each with its policy's index:
     /// 0 is the tier, then `limits`, then the route's own.
     pub fn limits_of(&self, route: RouteId) -> impl Iterator<Item = (usize, &Limit, &Policy)> {
-        let own = self.route_config(route).limit.as_ref().zip(self.route(route).limit.as_ref());
-        let global = self.config.limits.iter().zip(&self.limits);
+        let own = self.route_config(route).limit.as_ref().zip(self.route(route).limit.as_deref());
+        let global = self.config.limits.iter().zip(self.limits.iter().map(|policy| &**policy));
         let numbered =
             global.enumerate().map(|(index, (limit, policy))| (index + 1, limit, policy));
         numbered.chain(own.map(|(limit, policy)| (self.limits.len() + 1, limit, policy)))

@@ -10,7 +10,7 @@ mod upstream;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 pub use route::{InflightGuard, Latencies, RouteMetrics};
 use std::sync::atomic::AtomicU64;
@@ -36,6 +36,9 @@ pub struct Metrics {
     inflight: IntGaugeVec,
     /// Log lines that were dropped because the writer could not keep up.
     pub access_log_dropped: IntCounter,
+    /// The number of the generation that serves.
+    pub generation: IntGauge,
+    reloads: IntCounterVec,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
 }
@@ -86,6 +89,18 @@ impl Metrics {
                     "Access log lines dropped because the writer could not keep up",
                 )?,
             )?,
+            generation: add(
+                registry,
+                IntGauge::new(
+                    "gateway_config_generation",
+                    "Number of the configuration that serves, 1 at the start",
+                )?,
+            )?,
+            reloads: counter(
+                "gateway_config_reloads_total",
+                "Reloads of the configuration, by result",
+                &["result"],
+            )?,
             blocked: AtomicU64::new(0),
         })
     }
@@ -99,6 +114,19 @@ impl Metrics {
             self.retries.with_label_values(&[name]),
             self.inflight.with_label_values(&[name]),
         )
+    }
+
+    /// Requests in flight on all routes there are or were.
+    pub fn inflight(&self) -> i64 {
+        let families = self.inflight.collect();
+        let metrics = families.iter().flat_map(MetricFamily::get_metric);
+        metrics.map(|metric| metric.get_gauge().value() as i64).sum()
+    }
+
+    /// Counts a reload that was taken or rejected.
+    pub fn reloaded(&self, is_taken: bool) {
+        let result = if is_taken { "ok" } else { "rejected" };
+        self.reloads.with_label_values(&[result]).inc();
     }
 
     /// The counter of refusals by one policy.

@@ -143,6 +143,12 @@ pub struct CircuitMetrics {
 }
 
 impl CircuitMetrics {
+    /// Tells that the circuit is closed from its beginning; another of its name may have been
+    /// open before.
+    pub fn begin(&self) {
+        self.state.set(State::Closed as i64);
+    }
+
     /// Tells that the circuit changed to `state`.
     pub fn change(&self, state: State) {
         self.state.set(state as i64);

@@ -76,6 +76,7 @@ impl Circuit {
     pub fn new(name: Arc<str>, policy: Option<BreakerPolicy>, metrics: CircuitMetrics) -> Circuit {
         let (breaker, gate) = (Breaker::new(), Gate::default());
         gate.set(breaker.plain_generation(), 0);
+        metrics.begin();
         let core = Mutex::new(Core { breaker, counting_since_ns: 0 });
         Circuit { name, policy, metrics, gate, core }
     }

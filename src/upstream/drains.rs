@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Which configured servers are drained, and which of their addresses stand differently.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Drains {
     /// By address as configured.
     configured: HashMap<Arc<str>, bool>,

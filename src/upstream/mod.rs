@@ -10,6 +10,7 @@ mod ring;
 mod server;
 mod servers;
 mod set;
+mod succession;
 mod upkeep;
 
 use crate::config::{self, Balance, Timeouts};
@@ -23,6 +24,7 @@ pub use set::Choice;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use succession::State;
 use tokio::runtime::Handle;
 use upkeep::Upkeep;
 
@@ -41,9 +43,9 @@ pub struct Upstream {
     /// How many requests it may have at a time; none: any number.
     pub places: Option<Arc<Places>>,
     /// How many of its requests may be tried again.
-    pub budget: RetryBudget,
+    pub budget: Arc<RetryBudget>,
+    config: config::Upstream,
     servers: Arc<Servers>,
-    health_check: Option<config::HealthCheck>,
     upkeep: Mutex<Option<Upkeep>>,
 }
 
@@ -107,27 +109,38 @@ impl ServerState {
 impl Upstream {
     /// Sets up an upstream as configured. Its names do not resolve yet.
     pub fn new(config: &config::Upstream, metrics: &Metrics) -> Arc<Upstream> {
-        let circuit = metrics.circuit(&config.name);
-        let places = |places| Places::new(places, metrics.concurrency(&config.name));
-        Arc::new(Upstream {
+        let state = State {
+            circuit: State::circuit(config, metrics),
+            places: State::places(config, metrics),
+            budget: Arc::default(),
+        };
+        Arc::new(Upstream::with(config, metrics, state))
+    }
+
+    fn with(config: &config::Upstream, metrics: &Metrics, state: State) -> Upstream {
+        Upstream {
             name: config.name.clone(),
             attempts: metrics.attempts(&config.name),
             timeouts: config.timeouts,
             balance: config.balance.clone(),
-            circuit: Circuit::new(config.name.clone(), config.breaker.clone(), circuit).into(),
-            places: config.concurrency.as_ref().map(places),
-            budget: RetryBudget::default(),
+            circuit: state.circuit,
+            places: state.places,
+            budget: state.budget,
+            config: config.clone(),
             servers: Servers::new(config, metrics.servers(&config.name)),
-            health_check: config.health_check.clone(),
             upkeep: Mutex::new(None),
-        })
+        }
     }
 
-    /// Starts resolving its names and checking its servers on the runtime of `handle`. That
-    /// ends when the upstream is dropped or retired.
+    /// Starts resolving its names and checking its servers on the runtime of `handle`, unless
+    /// that goes on already. It ends when the upstream is dropped or retired.
     pub fn spawn_upkeep(&self, handle: &Handle) {
-        let upkeep = Upkeep::spawn(&self.servers, self.health_check.as_ref(), handle);
-        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) = Some(upkeep);
+        let mut slot = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
+            return;
+        }
+        let upkeep = Upkeep::spawn(&self.servers, self.config.health_check.as_ref(), handle);
+        *slot = Some(upkeep);
     }
 
     /// Ends what [`spawn_upkeep`](Self::spawn_upkeep) began and leaves the gauges alone, for

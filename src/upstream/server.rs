@@ -118,6 +118,18 @@ impl Server {
         change(Ejection::from_bits(old))
     }
 
+    /// Goes on from what is known of `old`, the same server of an upstream that is replaced;
+    /// of its health only where both `are_checked`. Attempts in flight stay the old one's.
+    pub(super) fn take_over(&self, old: &Server, are_checked: bool) {
+        self.latency.take_over(&old.latency);
+        if self.policy == old.policy {
+            self.ejection.store(old.ejection.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        if are_checked {
+            self.set_healthy(old.is_healthy());
+        }
+    }
+
     /// Whether requests may go there at all: resolved, healthy by its checks and not drained.
     pub fn is_usable(&self) -> bool {
         self.address.is_some() && self.is_healthy() && !self.is_drained()
@@ -199,6 +211,11 @@ impl Latency {
         };
         self.average_ns.store(average.max(1), Ordering::Relaxed);
         self.last_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    fn take_over(&self, old: &Latency) {
+        self.average_ns.store(old.average_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.last_ns.store(old.last_ns.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     fn at(&self, now_ns: u64) -> u64 {

@@ -86,6 +86,40 @@ impl Servers {
         servers
     }
 
+    /// Goes on from what `old` knew, the servers of an upstream that is replaced: what names
+    /// stand for, what operators drained, how each server is.
+    pub(super) fn take_over(&self, old: &Servers, are_checked: bool, now_ns: u64) {
+        let mut sources = lock(&self.sources);
+        {
+            let known = lock(&old.sources);
+            sources.drains = known.drains.clone();
+            for (entry, (configured, _)) in self.entries.iter().enumerate() {
+                let same = old.entries.iter().position(|(name, _)| name == configured);
+                let Some(same) = same else { continue };
+                sources.addresses[entry].clone_from(&known.addresses[same]);
+                if known.was_asked[same] && !std::mem::replace(&mut sources.was_asked[entry], true)
+                {
+                    self.unasked.send_modify(|names| *names = names.saturating_sub(1));
+                }
+            }
+        }
+        self.renew(&sources, now_ns);
+        let (set, old_set) = (self.set.load(), old.set.load());
+        let key = |server: &Arc<Server>| (server.configured.clone(), server.address);
+        let known: HashMap<_, _> = old_set.servers.iter().map(|s| (key(s), s)).collect();
+        for server in &set.servers {
+            if let Some(old) = known.get(&key(server)) {
+                server.take_over(old, are_checked);
+            }
+        }
+        {
+            let _turn = lock(&self.ejecting);
+            readmit_surplus(&set, now_ns);
+            self.measure_ejected(now_ns);
+        }
+        self.measure_healthy(&sources);
+    }
+
     pub(super) fn choose(&self, choice: &Choice<'_>) -> Option<Arc<Server>> {
         self.set.load().choose(choice, &self.turn).cloned()
     }
