@@ -247,21 +247,28 @@ impl Answers for Refuser {
         let refusal = Refusal::Malformed(fault);
         let trace_id = trace::new();
         let response = refusal::bare_response(&refusal, trace::text(&trace_id));
-        self.account(refusal.status(), trace::text(&trace_id), peer);
+        self.account(refusal.status(), trace::text(&trace_id), peer, Some(refusal.name()));
         Bytes::from(response)
     }
 
     fn parser_refused(&self) {
-        self.account(StatusCode::BAD_REQUEST, "", None);
+        self.account(StatusCode::BAD_REQUEST, "", None, None);
     }
 }
 
 impl Refuser {
-    fn account(&self, status: StatusCode, trace_id: &str, client_ip: Option<IpAddr>) {
+    fn account(
+        &self,
+        status: StatusCode,
+        trace_id: &str,
+        client_ip: Option<IpAddr>,
+        refusal: Option<&'static str>,
+    ) {
         self.gateway.generation().no_route.count(status.as_u16());
         if let Some(log) = &self.access_log {
             let client_ip = client_ip.map(|ip| ip.to_string());
-            log.record(&Entry::unread(trace_id, client_ip.as_deref(), status.as_u16()));
+            let client_ip = client_ip.as_deref();
+            log.record(&Entry::unread(trace_id, client_ip, status.as_u16(), refusal));
         }
     }
 }

@@ -1,16 +1,17 @@
 //! `/circuit-breakers`: how circuits stand, and opening or closing one by hand.
 
 use super::body::Fields;
-use super::problem::{BadInput, Problem, described};
+use super::problem::{BadInput, Problem, described, named};
 use super::{AdminState, App};
 use crate::clock;
 use crate::config;
 use crate::policy::share::Share;
 use crate::upstream::circuit::{Circuit, ForceTo};
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,14 +31,16 @@ pub(super) struct CircuitBreaker {
     /// An upstream's name, or `route:<name>` for the circuit a route has of its own.
     #[schema(example = "users")]
     name: String,
-    #[schema(value_type = String, example = "closed")]
+    #[schema(value_type = CircuitState, example = "closed")]
     state: &'static str,
-    /// Why it is not closed.
+    /// Why it is not closed; null while it is.
+    #[schema(example = "5 failures in a row")]
     reason: Option<String>,
-    /// When it opened last; null while it is closed.
+    /// When it opened last, to the millisecond; null while it is closed.
     #[schema(value_type = Option<String>, format = DateTime)]
     opened_at: Option<Timestamp>,
-    /// What a request refused now would be told; null while none is refused for certain.
+    /// Whole seconds, what `Retry-After` says to a request that is refused now; null while
+    /// none is refused for certain.
     retry_after_seconds: Option<u64>,
     /// Failures in a row; while it is not closed, those from before it opened.
     failures: u32,
@@ -51,25 +54,38 @@ pub(super) struct CircuitBreaker {
     probes: Probes,
     /// The share of the load that passes while it ramps up after closing.
     ramp: Option<f64>,
-    /// When the state that an operator forced ends.
+    /// When the state that an operator forced ends; null: nothing is forced.
     #[schema(value_type = Option<String>, format = DateTime)]
     forced_until: Option<Timestamp>,
     /// Whether it opens by itself; one without a policy is opened by operators alone.
     automatic: bool,
 }
 
-/// Calls in the sliding window.
+/// The states of a circuit, for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes a value in the OpenAPI document")]
+enum CircuitState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+/// Calls in the sliding window; while the circuit is not closed, as they were when it opened.
 #[derive(Debug, Serialize, ToSchema)]
 struct Window {
     calls: u32,
     failures: u32,
+    /// Those that took longer than the policy's `slow_call`.
     slow: u32,
 }
 
 /// Probes of a half-open circuit.
 #[derive(Debug, Serialize, ToSchema)]
 struct Probes {
+    /// On their way.
     out: u32,
+    /// Of those sent since it became half-open.
     succeeded: u32,
 }
 
@@ -79,11 +95,21 @@ pub(super) struct Force {
     /// `open` refuses every request, `closed` lets every request pass, `auto` ends both.
     #[schema(example = "open")]
     #[expect(dead_code, reason = "describes the body in the OpenAPI document")]
-    force: String,
-    /// How long, from 1s to 168h; 10m when absent. `auto` needs none.
-    #[schema(example = "10m")]
+    force: ForcedState,
+    /// How long, from 1s to 168h; 10m when absent. With `auto` it means nothing.
+    #[schema(example = "10m", default = "10m")]
     #[expect(dead_code, reason = "describes the body in the OpenAPI document")]
     ttl: Option<String>,
+}
+
+/// What a circuit can be forced to, for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "describes a value in the OpenAPI document")]
+enum ForcedState {
+    Open,
+    Closed,
+    Auto,
 }
 
 /// Every circuit
@@ -111,17 +137,17 @@ pub(super) async fn circuits(State(app): App) -> Json<Vec<CircuitBreaker>> {
 )]
 pub(super) async fn force(
     State(app): App,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     fields: Fields,
 ) -> Result<Json<CircuitBreaker>, Problem> {
+    let circuit = find(&app, &name?)?;
     fields.only(&["force", "ttl"])?;
-    let circuit = find(&app, &name)?;
-    let now_ns = clock::now_ns();
     let ttl = match fields.optional("ttl", "a duration such as 10m", |value| value.as_str())? {
         Some(text) => config::duration(text, MIN_TTL..=MAX_TTL)
             .map_err(|message| Problem::field("ttl", format!("ttl: {message}")))?,
         None => DEFAULT_TTL,
     };
+    let now_ns = clock::now_ns();
     let until_ns = now_ns + ttl.as_nanos() as u64;
     let to =
         fields.required("force", "one of open, closed, auto", |value| match value.as_str()? {
@@ -138,8 +164,8 @@ fn find(app: &AdminState, name: &str) -> Result<Arc<Circuit>, Problem> {
     let generation = app.gateway.generation();
     let found = generation.circuits().find(|circuit| &**circuit.name() == name);
     found.cloned().ok_or_else(|| {
-        let names: Vec<&str> = generation.circuits().take(20).map(|c| &**c.name()).collect();
-        let detail = format!("there is no circuit of this name; there are {}", names.join(", "));
+        let names = named(generation.circuits().map(|circuit| &**circuit.name()));
+        let detail = format!("there is no circuit of this name; those there are: {names}");
         Problem::missing("name", detail)
     })
 }
@@ -147,11 +173,12 @@ fn find(app: &AdminState, name: &str) -> Result<Arc<Circuit>, Problem> {
 fn view(circuit: &Circuit) -> CircuitBreaker {
     let now_ns = clock::now_ns();
     let now = clock::timestamp();
-    // The breaker's clock has no calendar; what is shown is reckoned from the present.
+    // The breaker's clock has no calendar, so what is shown is reckoned from the present.
+    // Finer than this the same instant would come out differently each time.
     let at = |ns: u64| {
         let offset = i128::from(ns) - i128::from(now_ns);
-        let offset = SignedDuration::from_nanos_i128(offset);
-        now.checked_add(offset).ok()
+        let instant = now.checked_add(SignedDuration::from_nanos_i128(offset)).ok()?;
+        instant.round(Unit::Millisecond).ok()
     };
     let view = circuit.view(now_ns);
     let window = &view.window;

@@ -1,6 +1,7 @@
 //! `/health` and `/ready`: for orchestrators and load balancers.
 
 use super::{AdminState, App};
+use crate::clock;
 use crate::lifecycle::Stage;
 use axum::Json;
 use axum::extract::State;
@@ -20,7 +21,7 @@ pub(super) struct Health {
     uptime_seconds: u64,
 }
 
-/// Whether every server of every upstream is healthy.
+/// `ok` when every server of every upstream is healthy and no circuit refuses requests.
 #[derive(Debug, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -78,8 +79,12 @@ fn observe(app: &AdminState, stage: Stage) -> Health {
     });
     let upstreams: BTreeMap<_, _> = servers.collect();
     let all_healthy = upstreams.values().all(|servers| servers.healthy == servers.total);
+    // Without checks a server counts as healthy however it fails; then its circuit knows.
+    let now_ns = clock::now_ns();
+    let is_refusing = generation.circuits().any(|circuit| circuit.would_refuse(now_ns));
+    let is_well = all_healthy && !is_refusing && stage != Stage::Starting;
     Health {
-        status: if all_healthy && stage != Stage::Starting { Status::Ok } else { Status::Degraded },
+        status: if is_well { Status::Ok } else { Status::Degraded },
         redis: Redis::Off,
         upstreams,
         uptime_seconds: app.gateway.lifecycle.uptime().as_secs(),

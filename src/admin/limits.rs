@@ -45,6 +45,8 @@ struct CountedTier {
     #[schema(example = "20/s")]
     rate: String,
     burst: u64,
+    /// Requests that each of its clients may have in flight; null: any number.
+    concurrency: Option<u32>,
     /// Requests it admitted.
     allowed: u64,
     /// Requests it refused.
@@ -130,6 +132,7 @@ pub(super) async fn limits(State(app): App) -> Json<Limits> {
                 name: tier.name.to_string(),
                 rate: tier.bucket.rate_text(),
                 burst: tier.bucket.burst(),
+                concurrency: tier.concurrency,
                 allowed: policy.allowed.load(Ordering::Relaxed),
                 limited: policy.limited.load(Ordering::Relaxed),
             })

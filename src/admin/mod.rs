@@ -14,6 +14,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod problem;
+mod resilience;
 mod routes;
 mod server;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! What a request that was not answered gets: `application/problem+json` (RFC 9457).
 
 use axum::body::Body;
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -57,6 +59,21 @@ impl Problem {
     }
 }
 
+/// What is wrong with the parameters of a path that was routed: their bytes are no text.
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Problem {
+        let kind = match rejection {
+            PathRejection::FailedToDeserializePathParams(error) => Some(error.into_kind()),
+            _ => None,
+        };
+        let field = match kind {
+            Some(ErrorKind::InvalidUtf8InPathParam { key }) => Some(key),
+            _ => None,
+        };
+        Problem { field, ..Problem::bad("the path is not UTF-8, percent-encoded where need be") }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self).unwrap_or_default();
@@ -71,6 +88,17 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// What there is instead of something that is missing: the first few names.
+pub(super) fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 20;
+    let mut names = names.into_iter();
+    let mut shown: Vec<&str> = names.by_ref().take(SHOWN).collect();
+    if names.next().is_some() {
+        shown.push("…");
+    }
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
 }
 
 /// A problem's place in the OpenAPI document.

@@ -2,7 +2,10 @@
 
 use super::App;
 use super::limits::{CountedBy, LimitCharge};
+use super::resilience::{Breaker, Retry};
 use crate::config::{self, Auth};
+use crate::gateway;
+use crate::policy::limit::Limit;
 use crate::policy::route::{HostMatch, PathMatch};
 use axum::Json;
 use axum::extract::State;
@@ -29,6 +32,13 @@ pub(super) struct Route {
     /// The largest request body.
     max_body_bytes: Option<u64>,
     strip_prefix: Option<String>,
+    /// Null: a failed attempt is the last.
+    retry: Option<Retry>,
+    /// The name of the circuit its requests pass: its upstream's, or its own.
+    #[schema(example = "route:users")]
+    circuit: String,
+    /// The policy of its own circuit; null: it has none and shares its upstream's.
+    breaker: Option<Breaker>,
 }
 
 /// The paths a route takes.
@@ -83,10 +93,11 @@ struct OwnLimit {
 ))]
 pub(super) async fn routes(State(app): App) -> Json<Vec<Route>> {
     let generation = app.gateway.generation();
-    let mut routes: Vec<&config::Route> = generation.config.routes.iter().collect();
+    let mut routes: Vec<_> = generation.config.routes.iter().zip(&generation.routes).collect();
     // The sort is stable, which leaves equals in the order of the file.
-    routes.sort_by_cached_key(|route| rank(route));
-    Json(routes.into_iter().map(|route| view(route, &generation.config.upstreams)).collect())
+    routes.sort_by_cached_key(|(route, _)| rank(route));
+    let upstreams = &generation.config.upstreams;
+    Json(routes.into_iter().map(|(route, at_work)| view(route, at_work, upstreams)).collect())
 }
 
 /// What puts one route before another; the smaller comes first.
@@ -124,7 +135,7 @@ fn rank(route: &config::Route) -> Rank {
     (host, path, route.methods.is_empty())
 }
 
-fn view(route: &config::Route, upstreams: &[config::Upstream]) -> Route {
+fn view(route: &config::Route, at_work: &gateway::Route, upstreams: &[config::Upstream]) -> Route {
     let (kind, path) = match &route.path {
         PathMatch::Exact(path) => (PathKind::Exact, path),
         PathMatch::Pattern(path) => (PathKind::Pattern, path),
@@ -141,13 +152,7 @@ fn view(route: &config::Route, upstreams: &[config::Upstream]) -> Route {
         path: RoutePath { kind, value: path.clone() },
         upstream: upstreams.get(route.upstream).map(|upstream| upstream.name.to_string()),
         cost: cost(&route.cost),
-        limit: route.limit.as_ref().map(|limit| OwnLimit {
-            policy: limit.name.to_string(),
-            key: (&limit.key).into(),
-            rate: limit.bucket.rate_text(),
-            burst: limit.bucket.burst(),
-            cost: limit.cost.into(),
-        }),
+        limit: route.limit.as_ref().map(OwnLimit::from),
         auth: match route.auth {
             Auth::None => RouteAuth::None,
             Auth::Required => RouteAuth::Required,
@@ -155,6 +160,21 @@ fn view(route: &config::Route, upstreams: &[config::Upstream]) -> Route {
         timeout_seconds: route.timeout.map(|timeout| timeout.as_secs_f64()),
         max_body_bytes: route.max_body,
         strip_prefix: route.strip_prefix.clone(),
+        retry: route.retry.as_ref().map(Retry::from),
+        circuit: at_work.circuit.name().to_string(),
+        breaker: route.breaker.as_ref().map(Breaker::from),
+    }
+}
+
+impl From<&Limit> for OwnLimit {
+    fn from(limit: &Limit) -> OwnLimit {
+        OwnLimit {
+            policy: limit.name.to_string(),
+            key: (&limit.key).into(),
+            rate: limit.bucket.rate_text(),
+            burst: limit.bucket.burst(),
+            cost: limit.cost.into(),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! `/upstreams`: how servers stand, and taking one out without editing the file.
 
 use super::body::Fields;
-use super::problem::{BadInput, Problem, described};
+use super::problem::{BadInput, Problem, described, named};
 use super::{AdminState, App};
 use crate::clock;
 use crate::upstream::{self, ServerView};
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::Serialize;
@@ -46,7 +47,7 @@ struct Server {
     weight: u32,
     /// `up`, or the lasting one of the reasons why it is not asked: `drained`, `unresolved`,
     /// `unhealthy`, `ejected`.
-    #[schema(value_type = String, example = "up")]
+    #[schema(value_type = ServerState, example = "up")]
     state: &'static str,
     /// Attempts in flight.
     in_flight: u32,
@@ -56,13 +57,34 @@ struct Server {
     ejected_seconds: Option<f64>,
 }
 
+/// The states of a server, for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "describes a value in the OpenAPI document")]
+enum ServerState {
+    Up,
+    Drained,
+    Unresolved,
+    Unhealthy,
+    Ejected,
+}
+
 /// What a server should be.
 #[derive(ToSchema)]
 pub(super) struct ServerChange {
     /// `drain`: no new requests, those in flight go on. `up`: as all others.
     #[schema(example = "drain")]
     #[expect(dead_code, reason = "describes the body in the OpenAPI document")]
-    state: String,
+    state: WantedState,
+}
+
+/// What a server can be made, for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "describes a value in the OpenAPI document")]
+enum WantedState {
+    Drain,
+    Up,
 }
 
 /// Every upstream with its servers
@@ -91,9 +113,10 @@ pub(super) async fn upstreams(State(app): App) -> Json<Vec<Upstream>> {
 )]
 pub(super) async fn set_state(
     State(app): App,
-    Path((upstream, address)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     fields: Fields,
 ) -> Result<Json<Upstream>, Problem> {
+    let Path((upstream, address)) = path?;
     let upstream = find(&app, &upstream)?;
     fields.only(&["state"])?;
     let is_drained = fields.required("state", "drain or up", |value| match value.as_str()? {
@@ -103,8 +126,8 @@ pub(super) async fn set_state(
     })?;
     if !upstream.set_drained(&address, is_drained) {
         let servers = upstream.servers(clock::now_ns());
-        let known: Vec<&str> = servers.iter().take(20).map(|server| &*server.configured).collect();
-        let detail = format!("the upstream has no such server; it has {}", known.join(", "));
+        let known = named(servers.iter().map(|server| &*server.configured));
+        let detail = format!("the upstream has no such server; those it has: {known}");
         return Err(Problem::missing("address", detail));
     }
     Ok(Json(view(&upstream)))
@@ -114,8 +137,8 @@ fn find(app: &AdminState, name: &str) -> Result<Arc<upstream::Upstream>, Problem
     let generation = app.gateway.generation();
     let found = generation.upstreams.iter().find(|upstream| &*upstream.name == name);
     found.cloned().ok_or_else(|| {
-        let names: Vec<&str> = generation.upstreams.iter().take(20).map(|u| &*u.name).collect();
-        let detail = format!("there is no upstream of this name; there are {}", names.join(", "));
+        let names = named(generation.upstreams.iter().map(|upstream| &*upstream.name));
+        let detail = format!("there is no upstream of this name; those there are: {names}");
         Problem::missing("upstream", detail)
     })
 }

@@ -162,7 +162,7 @@ impl Proxy {
     ) -> pingora_core::Result<()> {
         let Some(route) = ctx.route else { return Ok(()) };
         let status = response.status;
-        ctx.attempts.answer_began();
+        ctx.attempts.answer_began(status.as_u16());
         let retry = ctx.generation.route_config(route).retry.as_ref();
         let is_listed = retry.is_some_and(|retry| retry.when.statuses.contains(&status.as_u16()));
         let is_failure = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;

@@ -43,9 +43,16 @@ pub struct Attempts {
 /// The attempt under way.
 struct Open {
     started: Instant,
-    /// When its answer began, and how long that took.
-    answered: Option<(Instant, Duration)>,
+    answered: Option<Answered>,
     _load: ServerLoad,
+}
+
+/// The beginning of an attempt's answer.
+#[derive(Clone, Copy)]
+struct Answered {
+    at: Instant,
+    took: Duration,
+    status: u16,
 }
 
 /// What came of one attempt, for the access log.
@@ -68,18 +75,20 @@ impl Attempts {
         self.server = Some(server);
     }
 
-    /// The attempt's answer has begun.
-    pub fn answer_began(&mut self) {
+    /// The attempt's answer has begun, with this status.
+    pub fn answer_began(&mut self, status: u16) {
         if let Some(open) = &mut self.open {
-            let now = clock::now();
-            open.answered = Some((now, now.saturating_duration_since(open.started)));
+            let at = clock::now();
+            let took = at.saturating_duration_since(open.started);
+            open.answered = Some(Answered { at, took, status });
         }
     }
 
     /// Whether an answer has begun long enough ago for its attempt to count.
     pub fn is_settled(&self) -> bool {
         let answered = self.open.as_ref().and_then(|open| open.answered);
-        answered.is_some_and(|(since, _)| clock::now().saturating_duration_since(since) > SETTLED)
+        answered
+            .is_some_and(|answered| clock::now().saturating_duration_since(answered.at) > SETTLED)
     }
 
     /// Whether an attempt has neither succeeded nor failed yet.
@@ -98,7 +107,8 @@ impl Attempts {
     }
 
     /// Records what came of the attempt under way, once: in the metrics, with its circuit and
-    /// with its server. `retry_after` is what a failing answer asked for.
+    /// with its server. `status` is there where the answer's status is judged, and
+    /// `retry_after` is what a failing answer asked for.
     pub fn end(
         &mut self,
         upstream: &Upstream,
@@ -107,10 +117,13 @@ impl Attempts {
         retry_after: Option<Duration>,
     ) {
         let Some(open) = self.open.take() else { return };
-        let (now, took) = open.answered.unwrap_or_else(|| {
-            let now = clock::now();
-            (now, now.saturating_duration_since(open.started))
-        });
+        let (now, took) = match open.answered {
+            Some(answered) => (answered.at, answered.took),
+            None => {
+                let now = clock::now();
+                (now, now.saturating_duration_since(open.started))
+            }
+        };
         let (took_ns, now_ns) = (took.as_nanos() as u64, clock::ns_at(now));
         upstream.attempts.count(outcome);
         let ticket = self.ticket.take();
@@ -132,7 +145,7 @@ impl Attempts {
             }
         }
         if !self.records.is_empty() || status.is_some() || outcome != AttemptOutcome::Ok {
-            self.record(outcome, status, took);
+            self.record(outcome, open.answered.map(|answered| answered.status), took);
         }
     }
 

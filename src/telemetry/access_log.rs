@@ -93,8 +93,14 @@ pub struct Try<'a> {
 }
 
 impl Entry<'_> {
-    /// The line of a request that was refused before it could be read.
-    pub fn unread<'a>(trace_id: &'a str, client_ip: Option<&'a str>, status: u16) -> Entry<'a> {
+    /// The line of a request that was refused before it could be read. Pingora gives no
+    /// reason that could stand in `refusal`.
+    pub fn unread<'a>(
+        trace_id: &'a str,
+        client_ip: Option<&'a str>,
+        status: u16,
+        refusal: Option<&'static str>,
+    ) -> Entry<'a> {
         Entry {
             time: crate::clock::timestamp(),
             trace_id,
@@ -115,7 +121,7 @@ impl Entry<'_> {
             bytes_received: 0,
             duration_seconds: 0.0,
             limited_by: None,
-            refusal: None,
+            refusal,
             user_agent: None,
             referer: None,
         }

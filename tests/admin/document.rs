@@ -95,7 +95,13 @@ fn every_reference_in_the_document_leads_somewhere() {
 #[test]
 fn what_can_be_read_is_as_described() {
     let upstream = Upstream::new();
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::builder()
+        .upstreams(&format!(
+            "main: {{servers: [\"{}\"], concurrency: {{max: 9}}, breaker: {{}}}}",
+            upstream.address()
+        ))
+        .routes("- {name: all, path: /, upstream: main, retry: {}, breaker: {}}")
+        .start();
     let document = document(&gateway);
     for (method, path) in OPERATIONS.into_iter().filter(|(method, _)| *method == "get") {
         let target = path.replace("{id}", "c").replace("/clients", "/clients?ip=127.0.0.1");
@@ -105,14 +111,37 @@ fn what_can_be_read_is_as_described() {
         let content = &document["paths"][path][method]["responses"]["200"]["content"];
         let kind = reply.header("content-type").unwrap().split(';').next().unwrap();
         assert!(content[kind].is_object(), "{target} is {kind}, described as {content}");
-        let Some(name) = content[kind]["schema"]["$ref"].as_str() else { continue };
-        let schema = document.pointer(&name[1..]).expect(name);
-        let described = schema["properties"].as_object().map(|map| map.keys().cloned().collect());
-        let described: BTreeSet<String> = described.unwrap_or_default();
-        let body = reply.json();
-        for member in body.as_object().expect("an object").keys() {
-            assert!(described.contains(member), "{target} has {member}, not described in {name}");
+        if kind == "application/json" {
+            assert_described(&document, &content[kind]["schema"], &reply.json(), &target);
         }
+    }
+}
+
+/// Checks that every member of the value, and of what is in it, is in the schema.
+#[track_caller]
+fn assert_described(document: &Value, schema: &Value, value: &Value, place: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let schema = document.pointer(&name[1..]).expect(name);
+        return assert_described(document, schema, value, place);
+    }
+    let alternatives = schema["oneOf"].as_array().into_iter().flatten();
+    // What may be null is null or the other thing.
+    if let Some(schema) = alternatives.filter(|schema| schema["type"] != "null").last() {
+        return assert_described(document, schema, value, place);
+    }
+    match value {
+        Value::Array(items) => {
+            let each = |item| assert_described(document, &schema["items"], item, place);
+            items.iter().for_each(each);
+        }
+        Value::Object(members) if schema["properties"].is_object() => {
+            for (name, member) in members {
+                let schema = &schema["properties"][name];
+                assert!(schema.is_object(), "{place} has {name}, which is not described");
+                assert_described(document, schema, member, &format!("{place}: {name}"));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -152,7 +181,12 @@ fn a_browser_shows_every_operation() {
     let upstream = Upstream::new();
     let gateway = Gateway::before(&upstream).start();
     let shown = rendered(browser, &format!("http://{}/docs/", gateway.admin));
+    let document = document(&gateway);
     for (method, path) in OPERATIONS {
+        let operation = &document["paths"][path][method];
+        let (tag, id) = (operation["tags"][0].as_str(), operation["operationId"].as_str());
+        let anchor = format!("id=\"operations-{}-{}\"", tag.unwrap(), id.unwrap());
+        assert!(shown.contains(&anchor), "{method} {path} is not under its tag, {tag:?}");
         let block = format!("opblock opblock-{method}");
         assert!(shown.contains(&block), "no {block}");
         assert!(shown.contains(&format!("data-path=\"{path}\"")), "{path} is not shown:\n{shown}");

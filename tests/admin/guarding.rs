@@ -5,7 +5,7 @@ use crate::support::{Gateway, Reply, Upstream};
 const TOKEN: &str = "correct-horse-battery";
 
 /// Everything that can be read, and whether it needs the token.
-const READABLE: [(&str, bool); 13] = [
+const READABLE: [(&str, bool); 15] = [
     ("/health", false),
     ("/ready", false),
     ("/metrics", false),
@@ -13,6 +13,8 @@ const READABLE: [(&str, bool); 13] = [
     ("/limits", true),
     ("/clients/c", true),
     ("/clients?ip=127.0.0.1", true),
+    ("/circuit-breakers", true),
+    ("/upstreams", true),
     ("/metrics/summary", true),
     ("/metrics/latency", true),
     ("/config", true),
@@ -150,6 +152,37 @@ fn a_change_asked_for_by_a_foreign_page_is_refused() {
         "",
     );
     assert_problem(&delete, 403);
+}
+
+#[test]
+fn circuits_and_servers_are_guarded_like_clients() {
+    let upstream = Upstream::new();
+    let gateway = guarded(&upstream);
+    let bearer = format!("Bearer {TOKEN}");
+    let token = ("Authorization", &*bearer);
+    let drain = format!("/upstreams/main/servers/{}", upstream.address());
+    let changes = [
+        ("POST", "/circuit-breakers/main", r#"{"force":"open"}"#),
+        ("PUT", &drain, r#"{"state":"drain"}"#),
+    ];
+    for (method, target, body) in changes {
+        for (status, headers) in [
+            (401, &[][..]),
+            (403, &[token, ("Origin", "http://evil.example")]),
+            (403, &[token, ("Origin", "null")]),
+            (403, &[token, ("Host", "evil.example")]),
+            (415, &[token, ("Content-Type", "text/plain")]),
+            (415, &[token, ("Content-Type", "application/x-www-form-urlencoded")]),
+        ] {
+            assert_problem(&gateway.admin_request(method, target, headers, body), status);
+        }
+    }
+    assert_eq!(gateway.get("/").status, 200, "nothing changed");
+    for (method, target, body) in changes {
+        let reply = gateway.admin_request(method, target, &[token], body);
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+    }
+    assert_eq!(gateway.get("/").status, 503);
 }
 
 #[test]

@@ -225,6 +225,9 @@ fn unknown_paths_and_methods_are_problems() {
         ("PATCH", "/clients/c/tier", "PUT"),
         ("GET", "/clients/c/limit", "DELETE"),
         ("BREW", "/routes", "GET"),
+        ("PUT", "/circuit-breakers/main", "POST"),
+        ("DELETE", "/circuit-breakers", "GET"),
+        ("GET", "/upstreams/main/servers/127.0.0.1:1", "PUT"),
     ] {
         let reply = gateway.admin_request(method, target, &[], "");
         assert_problem(&reply, 405);

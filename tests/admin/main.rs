@@ -11,9 +11,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod circuits;
 mod document;
 mod figures;
 mod guarding;
 mod input;
 mod reading;
 mod starting;
+mod upstreams;

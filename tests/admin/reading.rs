@@ -61,7 +61,8 @@ fn routes_come_in_matching_order() {
             - {name: short, path: /a, upstream: main}
             - {name: pattern, path: {pattern: \"/a/{id}\"}, upstream: main}
             - {name: long, path: /a/b/c, upstream: main, cost: {GET: 2}, methods: [GET]}
-            - {name: exact, path: {exact: /a/b}, upstream: main, auth: none, timeout: 3s}
+            - {name: exact, path: {exact: /a/b}, upstream: main, auth: none, timeout: 3s,
+               retry: {attempts: 1, per_try_timeout: 1s}, breaker: {slow_call: 2s}}
             - {name: hosted, path: /, hosts: [\"*.example.com\"], upstream: main,
                limit: {rate: 100/m, burst: 5, key: ip}}",
         )
@@ -75,6 +76,14 @@ fn routes_come_in_matching_order() {
     assert_eq!(routes[0]["limit"]["policy"], "route:hosted");
     assert_eq!(routes[3]["methods"], json!(["GET"]));
     assert_eq!(routes[3]["cost"]["GET"], 2);
+    assert_eq!(routes[1]["retry"]["per_try_timeout_seconds"], 1.0);
+    assert_eq!(routes[1]["retry"]["when"], json!(["connect", "timeout", 502, 503, 504]));
+    assert_eq!(routes[1]["breaker"]["slow_call_seconds"], 2.0);
+    assert_eq!(
+        (&routes[1]["circuit"], &routes[0]["circuit"]),
+        (&json!("route:exact"), &json!("main"))
+    );
+    assert_eq!((&routes[0]["retry"], &routes[0]["breaker"]), (&Value::Null, &Value::Null));
     // The order shown is the order that requests meet.
     for (target, route) in [("/a/b", "exact"), ("/a/x", "pattern"), ("/a/b/c", "long")] {
         assert_eq!(gateway.get(target).status, 200);
@@ -89,7 +98,7 @@ fn limits_and_tiers_count_what_they_decided() {
     let gateway = Gateway::builder()
         .upstream("main", upstream.address())
         .clients("identify: [{header: X-Client-ID}, ip]\nknown: {vip: {tier: gold}}")
-        .tiers("free: {rate: 1/h, burst: 2}\ngold: {rate: 2/h, burst: 100}")
+        .tiers("free: {rate: 1/h, burst: 2}\ngold: {rate: 2/h, burst: 100, concurrency: 7}")
         .limits("- {name: all, key: global, rate: 100/m, burst: 6}")
         .routes("- {name: r, path: /, upstream: main, limit: {rate: 1/h, burst: 50, key: route}}")
         .start();
@@ -109,6 +118,9 @@ fn limits_and_tiers_count_what_they_decided() {
         let limit = all.iter().find(|limit| limit["policy"] == policy).expect(policy);
         (limit["allowed"].as_u64().unwrap(), limit["limited"].as_u64().unwrap())
     };
+    let caps: Vec<&Value> =
+        limits["tiers"].as_array().unwrap().iter().map(|tier| &tier["concurrency"]).collect();
+    assert!(caps.contains(&&json!(7)) && caps.contains(&&Value::Null), "{limits}");
     assert_eq!(tier("free"), (2, 1));
     assert_eq!(tier("gold"), (4, 0));
     assert_eq!(limit("all"), (6, 2));

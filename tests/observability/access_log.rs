@@ -26,6 +26,40 @@ fn logged(read: impl Fn() -> String, count: usize) -> String {
     text
 }
 
+/// An access log in a file of its own.
+pub(crate) struct Log(tempfile::TempDir);
+
+impl Log {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    /// The key of `server` that makes the gateway write it.
+    pub(crate) fn yaml(&self) -> String {
+        format!("access_log: {{file: \"{}\"}}", self.0.path().join("log").display())
+    }
+
+    /// The line at this place, once it is there.
+    #[track_caller]
+    pub(crate) fn entry(&self, index: usize) -> Value {
+        until("the line is written", || self.lines().into_iter().nth(index))
+    }
+
+    /// The line of the request with this trace id, once it is there.
+    #[track_caller]
+    pub(crate) fn entry_of(&self, trace_id: &str) -> Value {
+        until("the line is written", || {
+            self.lines().into_iter().find(|entry| entry["trace_id"] == trace_id)
+        })
+    }
+
+    /// The lines that are written to their end.
+    fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.0.path().join("log")).unwrap_or_default();
+        entries(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
+    }
+}
+
 #[test]
 fn the_json_access_log_has_a_line_for_each_request() {
     let upstream = Upstream::new();
@@ -74,7 +108,9 @@ fn the_json_access_log_has_a_line_for_each_request() {
     }
     assert!(first["duration_seconds"].as_f64().unwrap() > 0.0, "{first}");
     assert_eq!((&log[2]["status"], &log[2]["limited_by"]), (&429.into(), &"tier".into()));
+    assert_eq!(log[2]["refusal"], "rate-limited");
     assert_eq!((&log[3]["status"], &log[3]["route"]), (&400.into(), &"none".into()));
+    assert_eq!(log[3]["refusal"], "malformed-request");
 }
 
 #[test]

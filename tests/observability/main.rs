@@ -14,3 +14,6 @@ mod support;
 mod access_log;
 mod log;
 mod metrics;
+mod refusals;
+mod resilience;
+mod tries;

@@ -10,13 +10,26 @@ const MALFORMED: &str = "gateway_requests_total{route=\"none\",status=\"400\"}";
 #[test]
 fn every_metric_has_its_name_type_and_labels() {
     let upstream = Upstream::new();
-    let gateway = Gateway::before(&upstream).tiers("free: {rate: 1/h, burst: 1}").start();
+    let gateway = Gateway::before(&upstream)
+        .tiers("free: {rate: 1/h, burst: 1}")
+        .upstreams(&format!(
+            "main: {{servers: [\"{}\"], concurrency: {{max: 1}}}}",
+            upstream.address()
+        ))
+        .start();
     assert_eq!([gateway.get("/").status, gateway.get("/").status], [200, 429]);
     let series = gateway.series_once("gateway_requests_total{route=\"all\",status=\"429\"}", 1.0);
     for (name, kind, labels) in [
         ("gateway_requests_total", "counter", &["route", "status"][..]),
         ("gateway_rate_limited_total", "counter", &["policy", "route", "tier"]),
         ("gateway_upstream_attempts_total", "counter", &["outcome", "upstream"]),
+        ("gateway_retries_total", "counter", &["route"]),
+        ("gateway_circuit_state", "gauge", &["circuit"]),
+        ("gateway_circuit_transitions_total", "counter", &["circuit", "to"]),
+        ("gateway_upstream_healthy", "gauge", &["upstream"]),
+        ("gateway_upstream_ejected", "gauge", &["upstream"]),
+        ("gateway_upstream_concurrency", "gauge", &["upstream"]),
+        ("gateway_upstream_queued", "gauge", &["upstream"]),
         ("gateway_inflight_requests", "gauge", &["route"]),
         ("gateway_limiter_table_slots", "gauge", &["state"]),
         ("gateway_limiter_overflow_total", "counter", &[]),

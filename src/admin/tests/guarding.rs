@@ -17,6 +17,8 @@ async fn with_a_token_everything_but_health_ready_and_metrics_needs_it() {
         "/config",
         "/metrics/summary",
         "/metrics/latency",
+        "/circuit-breakers",
+        "/upstreams",
         "/metrics/",
         "/openapi.json",
         "/docs",

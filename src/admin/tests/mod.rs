@@ -1,10 +1,12 @@
 //! The admin API as its users see it: requests into the router, answers out of it.
 
 mod changes;
+mod circuits;
 mod document;
 mod guarding;
 mod listener;
 mod reading;
+mod upstreams;
 
 use super::{AdminState, router};
 use crate::clock;
@@ -81,9 +83,20 @@ impl Rig {
     }
 
     fn starting(listen: &str, token: Option<&str>) -> Rig {
+        Rig::of(config(), listen, token)
+    }
+
+    /// One that serves `config`.
+    fn serving(config: Config) -> Rig {
+        let rig = Rig::of(config, LISTEN, None);
+        rig.gateway.lifecycle.advance(Stage::Ready);
+        rig
+    }
+
+    fn of(config: Config, listen: &str, token: Option<&str>) -> Rig {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
-        let gateway = Arc::new(Gateway::new(config(), KeyHasher::with_secret(&[7; 16]), metrics));
+        let gateway = Arc::new(Gateway::new(config, KeyHasher::with_secret(&[7; 16]), metrics));
         let router = router(AdminState {
             gateway: gateway.clone(),
             listen: listen.parse().unwrap(),
@@ -221,11 +234,11 @@ fn routes() -> Vec<Route> {
     ]
 }
 
+fn server(address: &str) -> UpstreamServer {
+    UpstreamServer { address: ServerAddress::Ip(address.parse().unwrap()), weight: 1 }
+}
+
 fn config() -> Config {
-    let server = |address: &str| UpstreamServer {
-        address: ServerAddress::Ip(address.parse().unwrap()),
-        weight: 1,
-    };
     let tiers = Tiers::standard();
     let known =
         KnownClient { id: "known-1".into(), tier: tiers.find("premium"), api_keys: Vec::new() };

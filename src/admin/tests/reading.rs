@@ -1,6 +1,9 @@
 //! What can be read: health, routes, limits, clients, metrics, configuration, pages.
 
 use super::*;
+use crate::policy::breaker::{BreakerPolicy, SlowCalls};
+use crate::policy::retry::{RetryOn, RetryPolicy};
+use crate::policy::share::Share;
 use serde_json::json;
 use std::sync::atomic::Ordering;
 
@@ -54,7 +57,7 @@ async fn routes_come_in_matching_order() {
             "limit": {"policy": "route:users", "key": "client", "rate": "10/d", "burst": 20,
                       "cost": "route"},
             "auth": "required", "timeout_seconds": 1.5, "max_body_bytes": 1_048_576,
-            "strip_prefix": "/api",
+            "strip_prefix": "/api", "retry": null, "circuit": "users", "breaker": null,
         })
     );
     assert_eq!(routes[1]["hosts"], json!(["*.eu.example.com"]));
@@ -62,6 +65,52 @@ async fn routes_come_in_matching_order() {
     assert_eq!(routes[6]["methods"], json!(["GET"]));
     assert_eq!(routes[8]["cost"], 1);
     assert_eq!(routes[8]["limit"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_route_shows_what_it_does_about_a_failing_upstream() {
+    let mut config = config();
+    let (plain, full) = (1, 2);
+    config.routes[plain].retry = Some(RetryPolicy::default());
+    config.routes[plain].breaker = Some(BreakerPolicy::default());
+    config.routes[full].retry = Some(RetryPolicy {
+        attempts: 1,
+        per_try_timeout_ns: Some(1_500_000_000),
+        when: RetryOn { connect: false, timeout: true, reset: true, statuses: vec![429] },
+        ..RetryPolicy::default()
+    });
+    config.routes[full].breaker = Some(BreakerPolicy {
+        consecutive_failures: None,
+        failure_ratio: Some(Share::from_percent(50)),
+        slow_calls: Some(SlowCalls {
+            longer_than_ns: 2_000_000_000,
+            ratio: Share::from_percent(80),
+        }),
+        ..BreakerPolicy::default()
+    });
+    let routes = Rig::serving(config).json("/routes").await;
+    assert_eq!((&routes[7]["name"], &routes[6]["name"]), (&json!("users"), &json!("users-get")));
+    assert_eq!(
+        routes[7]["retry"],
+        json!({"attempts": 2, "per_try_timeout_seconds": null, "budget": 0.2,
+               "backoff": {"base_seconds": 0.025, "max_seconds": 0.25},
+               "when": ["connect", "timeout", 502, 503, 504]})
+    );
+    assert_eq!(
+        routes[7]["breaker"],
+        json!({"consecutive_failures": 5, "failure_ratio": null, "slow_call_seconds": null,
+               "slow_ratio": null, "min_requests": 20, "window_seconds": 10.0,
+               "cooldown_seconds": 30.0, "max_cooldown_seconds": 300.0, "probes": 3,
+               "ramp_seconds": 5.0})
+    );
+    let retry = &routes[6]["retry"];
+    assert_eq!((&retry["per_try_timeout_seconds"], &retry["attempts"]), (&json!(1.5), &json!(1)));
+    assert_eq!(retry["when"], json!(["timeout", "reset", 429]));
+    let breaker = &routes[6]["breaker"];
+    assert_eq!(breaker["consecutive_failures"], Value::Null);
+    assert_eq!((&breaker["failure_ratio"], &breaker["slow_ratio"]), (&json!(0.5), &json!(0.8)));
+    assert_eq!(breaker["slow_call_seconds"], 2.0);
+    assert_eq!(routes[6]["circuit"], "route:users-get");
 }
 
 #[tokio::test]
@@ -84,7 +133,8 @@ async fn limits_show_their_counts_and_the_table_its_occupancy() {
     assert_eq!(json["limits"][3]["key"], json!({"header": "accept"}));
     assert_eq!(
         json["tiers"][2],
-        json!({"name": "premium", "rate": "20/s", "burst": 200, "allowed": 0, "limited": 4})
+        json!({"name": "premium", "rate": "20/s", "burst": 200, "concurrency": null,
+               "allowed": 0, "limited": 4})
     );
     assert_eq!(
         json["table"],
