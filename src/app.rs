@@ -1,17 +1,17 @@
 //! The composition root: from a configuration to a running process. The only file that
 //! knows all the others.
 
+mod signals;
 mod upkeep;
 
 use crate::admin::{self, AdminState};
-use crate::clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::table_metrics::TableMetrics;
-use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
 use crate::proxy::refusal::{self, Refusal};
 use crate::proxy::{self, Proxy, trace};
+use crate::reload::Reloader;
 use crate::store::key::KeyHasher;
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::wire::app::{Answers, GuardedApp};
@@ -23,16 +23,16 @@ use bytes::Bytes;
 use http::StatusCode;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{ListenFds, RunArgs, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
 use pingora::services::Service as PingoraService;
 use pingora::services::listening::Service;
 use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
 use pingora_core::services::background::{BackgroundService, background_service};
+use signals::Signals;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use upkeep::UpkeepService;
 
 /// Read and write buffer of a client's connection. Pingora's default of 64 KiB to read is
@@ -41,9 +41,6 @@ const READ_BUFFER: usize = 4_096;
 const WRITE_BUFFER: usize = 1_460;
 /// Idle connections kept to upstreams, for each worker.
 const UPSTREAM_POOL: usize = 512;
-/// How long the gateway has to be idle before a drain ends early: long enough for a
-/// request that was accepted just before to be seen.
-const QUIET_BEFORE_EXIT: Duration = Duration::from_millis(100);
 
 /// What to tell the user once the gateway serves.
 pub enum Announce {
@@ -53,12 +50,13 @@ pub enum Announce {
     With(fn(&Config)),
 }
 
-/// Serves `config` until the process is told to stop.
+/// Serves `config` until the process is told to stop; `file` is where it came from and is
+/// read again at a reload.
 ///
 /// # Errors
 /// When it cannot start: a port is taken, the access log cannot be opened.
-pub fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
-    let listeners = Listeners::bind(&config)?;
+pub fn run(config: &Config, file: Option<PathBuf>, announce: Announce) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(config)?;
     let registry = prometheus::default_registry();
     let metrics = Arc::new(Metrics::register(registry)?);
     let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
@@ -66,23 +64,18 @@ pub fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
     let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
     let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
     TableMetrics::register(registry, gateway.clone())?;
+    let reloader = Arc::new(Reloader::new(gateway.clone(), file));
 
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
-    server.add_service(data_service(
-        &server,
-        &config,
-        &gateway,
-        access_log.clone(),
-        listeners.data,
-    ));
-    server.add_service(metrics_service(&config, listeners.metrics));
+    server.add_service(data_service(&server, config, &gateway, access_log.clone(), listeners.data));
+    server.add_service(metrics_service(config, listeners.metrics));
     server.add_service(background_service(
         "admin",
-        AdminService::new(&config, &gateway, listeners.admin),
+        AdminService::new(config, &gateway, reloader.clone(), listeners.admin),
     ));
     server.add_service(background_service("upkeep", UpkeepService(gateway.clone())));
-    let stop = Stop { gateway: gateway.clone(), access_log: access_log.clone(), announce, config };
+    let stop = Signals { gateway, reloader, access_log: access_log.clone(), announce };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
     if let Some(log) = access_log {
         log.flush();
@@ -211,9 +204,15 @@ struct AdminService {
 }
 
 impl AdminService {
-    fn new(config: &Config, gateway: &Arc<Gateway>, listener: TcpListener) -> AdminService {
+    fn new(
+        config: &Config,
+        gateway: &Arc<Gateway>,
+        reloader: Arc<Reloader>,
+        listener: TcpListener,
+    ) -> AdminService {
         let state = AdminState {
             gateway: gateway.clone(),
+            reloader,
             listen: config.admin.listen,
             token: config.admin.token.clone(),
             metrics: prometheus::default_registry().clone(),
@@ -269,89 +268,6 @@ impl Refuser {
             let client_ip = client_ip.map(|ip| ip.to_string());
             let client_ip = client_ip.as_deref();
             log.record(&Entry::unread(trace_id, client_ip, status.as_u16(), refusal));
-        }
-    }
-}
-
-/// Waits for the signal to stop, and makes the stop a graceful one.
-struct Stop {
-    gateway: Arc<Gateway>,
-    access_log: Option<AccessLog>,
-    announce: Announce,
-    config: Config,
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Stop {
-    async fn recv(&self) -> ShutdownSignal {
-        let (terminate, interrupt) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-        let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
-            log::error!("signals cannot be received; stopping, for nothing else could stop it");
-            return ShutdownSignal::FastShutdown;
-        };
-        upkeep::first_lookups(&self.gateway).await;
-        self.say_ready();
-        self.gateway.lifecycle.advance(Stage::Ready);
-        tokio::select! {
-            _ = terminate.recv() => {
-                log::info!("stopping: draining for at most {:?}", self.config.server.grace_period);
-                self.drain();
-                tokio::spawn(async move {
-                    interrupt.recv().await;
-                    log::info!("interrupted: the drain is cut short");
-                    std::process::exit(0);
-                });
-                ShutdownSignal::GracefulTerminate
-            }
-            _ = interrupt.recv() => {
-                log::info!("interrupted: stopping at once");
-                ShutdownSignal::FastShutdown
-            }
-        }
-    }
-}
-
-impl Stop {
-    fn say_ready(&self) {
-        let addresses: Vec<String> =
-            self.config.server.listen.iter().map(ToString::to_string).collect();
-        log::info!(
-            "serving on {}, admin API on {}, metrics on {}",
-            addresses.join(", "),
-            self.config.admin.listen,
-            self.config.metrics.listen
-        );
-        if let Announce::With(print) = self.announce {
-            print(&self.config);
-        }
-    }
-
-    /// Ends the process as soon as nothing is in flight. Pingora itself sleeps for the whole
-    /// grace period, idle or not.
-    fn drain(&self) {
-        self.gateway.lifecycle.advance(Stage::Draining);
-        let (gateway, access_log) = (self.gateway.clone(), self.access_log.clone());
-        let grace_period = self.config.server.grace_period;
-        let watch = move || {
-            let end = clock::now_ns() + grace_period.as_nanos() as u64;
-            let step = Duration::from_millis(5);
-            let mut quiet = Duration::ZERO;
-            while quiet < QUIET_BEFORE_EXIT && clock::now_ns() < end {
-                std::thread::sleep(step);
-                quiet = if gateway.inflight() == 0 { quiet + step } else { Duration::ZERO };
-            }
-            if let Some(log) = access_log {
-                log.flush();
-            }
-            match gateway.inflight() {
-                0 => log::info!("drained"),
-                left => log::warn!("the grace period is over; {left} requests are cut off"),
-            }
-            std::process::exit(0);
-        };
-        if let Err(error) = std::thread::Builder::new().name("drain".into()).spawn(watch) {
-            log::warn!("the drain cannot be watched and takes the whole grace period: {error}");
         }
     }
 }

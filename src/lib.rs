@@ -12,7 +12,8 @@
 //! - [`wire`] lets only well-formed requests through to Pingora, one at a time; [`proxy`] is
 //!   Pingora's phases over the policies; [`admin`] is the API to steer it by.
 //! - [`metrics`], [`telemetry`], [`lifecycle`] and [`clock`] serve them all, and [`app`] puts
-//!   everything together. [`demo`] is something to try.
+//!   everything together. [`demo`] is something to try, [`remote`] what the commands for a
+//!   running gateway are made of.
 //!
 //! What points where is in docs/ARCHITECTURE.md, and a test holds it.
 
@@ -28,6 +29,7 @@ pub mod policy;
 pub mod proxy;
 pub mod registry;
 pub mod reload;
+pub mod remote;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tollgate::config::{self, LoadError, Loaded};
+use tollgate::remote::{self, Answer, Remote};
 use tollgate::{app, demo, telemetry};
 
 /// Allocates for the whole program; takes a tenth less CPU for each request than the
@@ -14,6 +15,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Where the configuration is looked for when no file is named.
 const DEFAULT_FILES: [&str; 2] = ["conf/tollgate.yaml", "/etc/tollgate/tollgate.yaml"];
+
+/// Exit codes of sysexits.h.
+const EX_USAGE: u8 = 64;
+const EX_UNAVAILABLE: u8 = 69;
 
 /// An API gateway for the network edge: exact tiered rate limits, routing and contained
 /// failures.
@@ -39,6 +44,19 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Make the running gateway read its configuration again; exit 0 when the new one serves,
+    /// 64 when it is wrong and the old one serves on, 69 when no gateway answers.
+    Reload {
+        /// The gateway's configuration, which tells where its admin API is.
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Show the running gateway on one screen: circuits, upstreams, servers.
+    Status {
+        /// The gateway's configuration, which tells where its admin API is.
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Serve the shipped configuration on loopback with a sample upstream, and print what to
     /// try.
     Demo,
@@ -49,6 +67,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run { config } => run(&file_or_default(config)),
         Command::Check { config } => check(&file_or_default(config)),
+        Command::Reload { config } => reload(&file_or_default(config)),
+        Command::Status { config } => status(&file_or_default(config)),
         Command::Demo => serve(demo::run),
     };
     outcome.unwrap_or_else(|code| code)
@@ -63,7 +83,7 @@ fn run(file: &Path) -> Outcome {
         for warning in &loaded.warnings {
             log::warn!("{}", warning.in_file(file));
         }
-        app::run(loaded.config, app::Announce::InLog)
+        app::run(&loaded.config, Some(file.to_owned()), app::Announce::InLog)
     })
 }
 
@@ -72,12 +92,47 @@ fn check(file: &Path) -> Outcome {
     for warning in &loaded.warnings {
         say(&format!("warning: {}", warning.in_file(file)));
     }
-    // Whoever closed standard output only wants the exit code.
-    let _ = std::io::Write::write_all(
-        &mut std::io::stdout(),
-        format!("{}: ok\n", file.display()).as_bytes(),
-    );
+    print(&format!("{}: ok\n", file.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+fn reload(file: &Path) -> Outcome {
+    let remote = Remote::of(&load(file)?.config);
+    let answer = ask(&remote, "POST", "/reload")?;
+    let text = remote::describe_reload(&answer);
+    match answer.status {
+        200 => print(&text),
+        422 => {
+            say(text.trim_end());
+            return Err(ExitCode::from(EX_USAGE));
+        }
+        _ => {
+            say(text.trim_end());
+            return Err(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(file: &Path) -> Outcome {
+    let remote = Remote::of(&load(file)?.config);
+    let health = ask(&remote, "GET", "/health")?;
+    let parts = ["/circuit-breakers", "/upstreams"].map(|path| ask(&remote, "GET", path));
+    let [circuits, upstreams] = parts;
+    let (circuits, upstreams) = (circuits?, upstreams?);
+    if circuits.status != 200 {
+        say(&format!("tollgate: the admin API answers {}: is the token right?", circuits.status));
+        return Err(ExitCode::FAILURE);
+    }
+    print(&remote::describe_status(&health.body, &circuits.body, &upstreams.body));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(remote: &Remote, method: &str, path: &str) -> Result<Answer, ExitCode> {
+    remote.ask(method, path).map_err(|error| {
+        say(&format!("tollgate: {error:#}"));
+        ExitCode::from(EX_UNAVAILABLE)
+    })
 }
 
 fn serve(serve: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
@@ -109,6 +164,11 @@ fn file_or_default(named: Option<PathBuf>) -> PathBuf {
         let [first, second] = DEFAULT_FILES.map(PathBuf::from);
         if first.exists() { first } else { second }
     })
+}
+
+/// Prints a result; whoever closed standard output only wants the exit code.
+fn print(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
 /// Tells the user; where standard error is closed there is nobody to tell.

@@ -19,6 +19,8 @@ pub(super) struct Health {
     upstreams: BTreeMap<String, Servers>,
     /// Whole seconds since the process started.
     uptime_seconds: u64,
+    /// The number of the configuration that serves, 1 at the start.
+    generation: u64,
 }
 
 /// `ok` when every server of every upstream is healthy and no circuit refuses requests.
@@ -88,6 +90,7 @@ fn observe(app: &AdminState, stage: Stage) -> Health {
         redis: Redis::Off,
         upstreams,
         uptime_seconds: app.gateway.lifecycle.uptime().as_secs(),
+        generation: generation.number,
     }
 }
 

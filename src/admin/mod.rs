@@ -14,6 +14,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod problem;
+mod reload;
 mod resilience;
 mod routes;
 mod server;
@@ -25,6 +26,7 @@ pub use server::serve;
 
 use crate::config::Secret;
 use crate::gateway::Gateway;
+use crate::reload::Reloader;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -46,6 +48,8 @@ use utoipa_axum::routes;
 pub struct AdminState {
     /// The gateway it watches and steers.
     pub gateway: Arc<Gateway>,
+    /// Reads the configuration's file again.
+    pub reloader: Arc<Reloader>,
     /// Its own address, as configured.
     pub listen: SocketAddr,
     /// The token that requests must bear; none: no token is asked for.
@@ -91,6 +95,7 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .routes(routes!(metrics::summary))
         .routes(routes!(metrics::latency))
         .routes(routes!(config::config))
+        .routes(routes!(reload::reload))
         .routes(routes!(openapi::document))
 }
 

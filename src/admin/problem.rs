@@ -29,6 +29,9 @@ pub(super) struct Problem {
     /// The parameter or field that was wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
+    /// Everything that was wrong, where that is more than one thing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<String>,
 }
 
 impl Problem {
@@ -40,7 +43,13 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             field: None,
+            errors: Vec::new(),
         }
+    }
+
+    /// The same problem with a list of all that was wrong.
+    pub(super) fn with_errors(self, errors: Vec<String>) -> Problem {
+        Problem { errors, ..self }
     }
 
     /// A bad request.

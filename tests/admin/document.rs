@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{Gateway, Upstream, eventually};
 
 /// Every operation the API has.
-const OPERATIONS: [(&str, &str); 19] = [
+const OPERATIONS: [(&str, &str); 20] = [
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/routes"),
@@ -29,6 +29,7 @@ const OPERATIONS: [(&str, &str); 19] = [
     ("get", "/metrics/summary"),
     ("get", "/metrics/latency"),
     ("get", "/config"),
+    ("post", "/reload"),
     ("get", "/openapi.json"),
 ];
 

@@ -21,6 +21,7 @@ use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::rate::{Period, Rate, TokenBucket};
 use crate::policy::route::{HostMatch, PathMatch};
 use crate::policy::tier::Tiers;
+use crate::reload::Reloader;
 use crate::store::key::{Key, KeyHasher, KeyKind};
 use crate::store::limiter::{Demand, Receipt, Verdict};
 use crate::store::table::Class;
@@ -99,6 +100,7 @@ impl Rig {
         let gateway = Arc::new(Gateway::new(config, KeyHasher::with_secret(&[7; 16]), metrics));
         let router = router(AdminState {
             gateway: gateway.clone(),
+            reloader: Arc::new(Reloader::new(gateway.clone(), None)),
             listen: listen.parse().unwrap(),
             token: token.map(|token| Secret::new(token.to_owned())),
             metrics: registry,

@@ -319,7 +319,8 @@ async fn what_is_not_there_is_a_problem_and_a_wrong_method_is_told_the_right_one
         (Method::OPTIONS, "/clients/a/tier", "PUT,POST"),
         (Method::GET, "/clients/a/limit", "PUT,DELETE"),
         (Method::DELETE, "/docs/", "GET,HEAD"),
-        (Method::PUT, "/reload", ""),
+        (Method::GET, "/reload", "POST"),
+        (Method::PUT, "/blocks", ""),
     ];
     for (method, target, allow) in cases {
         let answer = rig.send(method.clone(), target, &[("host", "localhost")], "").await;
