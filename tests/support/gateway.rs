@@ -169,6 +169,34 @@ impl Gateway {
         self.signal("TERM");
     }
 
+    /// Replaces its configuration's file; it reads that when it is told to.
+    pub fn rewrite(&self, builder: &GatewayBuilder) {
+        self.rewrite_as(&builder.yaml(self.data, self.admin, self.metrics));
+    }
+
+    /// Replaces its configuration's file by this text, in one step.
+    pub fn rewrite_as(&self, yaml: &str) {
+        let new = self.path("tollgate.yaml.new");
+        fs::write(&new, yaml).expect("the configuration");
+        fs::rename(new, self.config()).expect("the configuration");
+    }
+
+    /// Where its configuration's file is.
+    pub fn config(&self) -> PathBuf {
+        self.path("tollgate.yaml")
+    }
+
+    /// POST /reload on the admin port.
+    #[track_caller]
+    pub fn reload(&self) -> Reply {
+        self.admin_request("POST", "/reload", &[], "")
+    }
+
+    /// Asks it to read its configuration again.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
     /// Asks it to stop at once.
     pub fn interrupt(&self) {
         self.signal("INT");
