@@ -16,6 +16,9 @@ const MANUAL: &str = include_str!("../../docs/ADMIN.md");
 /// The ports the manual writes: the gateway, the admin API, the metrics, the sample upstream.
 const WRITTEN: [&str; 4] = ["127.0.0.1:8080", "127.0.0.1:9901", "127.0.0.1:9902", "127.0.0.1:9001"];
 
+/// How often the demo is started anew because somebody took one of its ports.
+const START_ATTEMPTS: usize = 5;
+
 /// How long one line may take.
 const LINE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -27,10 +30,15 @@ struct Demo {
 }
 
 impl Demo {
+    /// Waits until it has printed what to try; somebody may take one of its ports first.
     fn start() -> Self {
+        let started = (0..START_ATTEMPTS).find_map(|_| Self::spawn().ready());
+        started.expect("free ports for the demo")
+    }
+
+    fn spawn() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let at: [SocketAddr; 4] = free_addresses();
-        let said = dir.path().join("stdout");
         let child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
             .arg("demo")
             .current_dir(dir.path())
@@ -39,15 +47,21 @@ impl Demo {
             .env("TOLLGATE_METRICS_LISTEN", at[2].to_string())
             .env("TOLLGATE_UPSTREAM", at[3].to_string())
             .stdin(Stdio::null())
-            .stdout(fs::File::create(&said).expect("a file"))
+            .stdout(fs::File::create(dir.path().join("stdout")).expect("a file"))
             .stderr(Stdio::null())
             .spawn()
             .expect("the demo starts");
-        let demo = Self { child, dir, at };
-        until("the demo says what to try", || {
-            fs::read_to_string(&said).is_ok_and(|text| text.contains("Ctrl-C")).then_some(())
+        Self { child, dir, at }
+    }
+
+    fn ready(mut self) -> Option<Self> {
+        let said = self.dir.path().join("stdout");
+        let is_ready = until("the demo says what to try, or ends", || {
+            let has_ended = self.child.try_wait().expect("own child").is_some();
+            let text = fs::read_to_string(&said).unwrap_or_default();
+            (has_ended || text.contains("Ctrl-C")).then_some(!has_ended)
         });
-        demo
+        is_ready.then_some(self)
     }
 
     /// What a line of the manual prints.
