@@ -125,10 +125,12 @@ pub(super) async fn circuits(State(app): App) -> Json<Vec<CircuitBreaker>> {
 
 /// Open or close a circuit by hand
 ///
-/// When the time is over the circuit goes on by itself: from open by probing, from closed
-/// with nothing held against the upstream.
+/// It acts on the next request. When the time is over the circuit goes on by itself: from
+/// open by probing, from closed with nothing held against the upstream.
 #[utoipa::path(post, path = "/circuit-breakers/{name}", tag = "upstreams",
-    params(("name" = String, Path, description = "The circuit's name", example = "users")),
+    operation_id = "force_circuit",
+    params(("name" = String, Path, description = "An upstream's name, or route:NAME",
+        example = "users")),
     request_body = Force,
     responses(
         (status = 200, description = "The circuit as it is now", body = CircuitBreaker),

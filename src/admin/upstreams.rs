@@ -101,9 +101,10 @@ pub(super) async fn upstreams(State(app): App) -> Json<Vec<Upstream>> {
 /// The address is written as in the configuration, and then stands for everything it resolves
 /// to, or it is one of the addresses a name resolved to.
 #[utoipa::path(put, path = "/upstreams/{upstream}/servers/{address}", tag = "upstreams",
+    operation_id = "set_server_state",
     params(
         ("upstream" = String, Path, description = "The upstream's name", example = "users"),
-        ("address" = String, Path, description = "The server", example = "127.0.0.1:9001"),
+        ("address" = String, Path, description = "The server, percent-encoded", example = "127.0.0.1:9001"),
     ),
     request_body = ServerChange,
     responses(

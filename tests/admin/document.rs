@@ -125,9 +125,9 @@ fn assert_described(document: &Value, schema: &Value, value: &Value, place: &str
         let schema = document.pointer(&name[1..]).expect(name);
         return assert_described(document, schema, value, place);
     }
-    let alternatives = schema["oneOf"].as_array().into_iter().flatten();
+    let mut alternatives = schema["oneOf"].as_array().into_iter().flatten();
     // What may be null is null or the other thing.
-    if let Some(schema) = alternatives.filter(|schema| schema["type"] != "null").last() {
+    if let Some(schema) = alternatives.rfind(|schema| schema["type"] != "null") {
         return assert_described(document, schema, value, place);
     }
     match value {

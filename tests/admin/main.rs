@@ -13,6 +13,7 @@ mod support;
 
 mod circuits;
 mod document;
+mod examples;
 mod figures;
 mod guarding;
 mod input;

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::support::{DEADLINE, End, Gateway, Upstream, eventually, free_addresses, ok, until};
 
+const MANUAL: &str = include_str!("../../docs/ADMIN.md");
+
 fn entries(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
@@ -85,6 +87,10 @@ fn the_json_access_log_has_a_line_for_each_request() {
     assert_eq!(bad.reply().status, 400);
     let log = entries(&logged(|| fs::read_to_string(&file).unwrap_or_default(), 4));
     assert_eq!(log.len(), 4, "probes are not logged: {log:?}");
+    let table = MANUAL.split("## Access log").nth(1).unwrap();
+    for name in log.iter().flat_map(|entry| entry.as_object().unwrap().keys()) {
+        assert!(table.contains(&format!("`{name}`")), "docs/ADMIN.md does not tell about {name}");
+    }
     let first = &log[0];
     for (member, value) in [
         ("method", "POST"),

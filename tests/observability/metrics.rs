@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::{Answer, Client, Gate, Gateway, Series, Upstream, free_addresses, ok};
 
 const ALL_200: &str = "gateway_requests_total{route=\"all\",status=\"200\"}";
+const MANUAL: &str = include_str!("../../docs/ADMIN.md");
 const MALFORMED: &str = "gateway_requests_total{route=\"none\",status=\"400\"}";
 
 #[test]
@@ -52,6 +53,17 @@ fn every_metric_has_its_name_type_and_labels() {
     assert_eq!(series.value(limited), 1.0);
     assert_eq!(series.value("gateway_limiter_table_slots{state=\"used\"}"), 1.0);
     assert_eq!(series.value("gateway_limiter_table_slots{state=\"free\"}"), 1_048_575.0);
+
+    let families = series.names().into_iter().filter_map(|sample| {
+        let name = sample.split('{').next().unwrap_or_default();
+        let ends = ["_bucket", "_sum", "_count"];
+        let base = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        base.starts_with("gateway_").then(|| base.to_owned())
+    });
+    let rows = MANUAL.lines().filter_map(|line| line.strip_prefix("| `gateway_"));
+    let described = rows.map(|row| format!("gateway_{}", row.split('`').next().unwrap()));
+    let described: BTreeSet<String> = described.collect();
+    assert_eq!(described, families.collect(), "docs/ADMIN.md has every metric, and no other");
 }
 
 #[test]
