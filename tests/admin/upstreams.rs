@@ -197,8 +197,8 @@ fn what_is_wrong_is_named_and_nothing_changes() {
 #[test]
 fn a_server_that_fails_its_checks_is_unhealthy_until_it_passes_them() {
     let (first, mut second) = (Upstream::new(), Upstream::new());
-    let check =
-        ", health_check: {type: tcp, interval: 100ms, healthy_after: 1, unhealthy_after: 1}";
+    let check = ", health_check: {type: tcp, interval: 100ms, timeout: 9s, healthy_after: 1, \
+                 unhealthy_after: 1}";
     let gateway = before(&quoted(&[&first, &second]), check);
     assert_eq!(health(&gateway), (json!("ok"), json!({"healthy": 2, "total": 2})));
     second.close();

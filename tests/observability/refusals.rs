@@ -18,7 +18,7 @@ fn gateway(upstream: &Upstream, log: &Log) -> Gateway {
              narrow: {rate: 1000/s, burst: 1000, concurrency: 1}",
         )
         .upstreams(&format!(
-            "main: {{servers: [\"{address}\"], ejection: none, timeouts: {{read: 300ms}}}}\n\
+            "main: {{servers: [\"{address}\"], ejection: none, timeouts: {{read: 1s}}}}\n\
              dead: {{servers: [\"{nobody}\"]}}\n\
              open: {{servers: [\"{address}\"], breaker: {{consecutive_failures: 1}}}}\n\
              nowhere: {{servers: [\"nowhere.invalid:80\"]}}\n\
@@ -30,8 +30,8 @@ fn gateway(upstream: &Upstream, log: &Log) -> Gateway {
             - {name: get, path: /get, upstream: main, methods: [GET]}
             - {name: keyed, path: /keyed, upstream: main, auth: required}
             - {name: limited, path: /limited, upstream: main, limit: {rate: 1/d, burst: 1, key: route}}
-            - {name: tried, path: /tried, upstream: main, retry: {attempts: 0, per_try_timeout: 100ms}}
-            - {name: timed, path: /timed, upstream: main, timeout: 100ms}
+            - {name: tried, path: /tried, upstream: main, retry: {attempts: 0, per_try_timeout: 500ms}}
+            - {name: timed, path: /timed, upstream: main, timeout: 500ms}
             - {name: dead, path: /dead, upstream: dead}
             - {name: open, path: /open, upstream: open}
             - {name: nowhere, path: /nowhere, upstream: nowhere}

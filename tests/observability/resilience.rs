@@ -86,14 +86,14 @@ fn every_attempt_counts_under_one_outcome() {
     });
     let gateway = Gateway::before(&upstream)
         .upstreams(&format!(
-            "main: {{servers: [\"{}\"], timeouts: {{read: 300ms}}, ejection: none}}",
+            "main: {{servers: [\"{}\"], timeouts: {{read: 1s}}, ejection: none}}",
             upstream.address()
         ))
         .routes(
             "
             - {name: all, path: /, upstream: main, max_body: 10}
-            - {name: tried, path: /tried, upstream: main, retry: {attempts: 0, per_try_timeout: 100ms}}
-            - {name: timed, path: /timed, upstream: main, timeout: 100ms}",
+            - {name: tried, path: /tried, upstream: main, retry: {attempts: 0, per_try_timeout: 500ms}}
+            - {name: timed, path: /timed, upstream: main, timeout: 500ms}",
         )
         .start();
     for (target, status, outcome) in [
@@ -171,8 +171,9 @@ fn healthy_and_ejected_servers_are_counted() {
     let gateway = Gateway::before(&fine)
         .upstreams(&format!(
             "main: {{servers: [\"{}\", \"{}\", nowhere.invalid:80],
-              ejection: {{consecutive_failures: 1, base: 500ms, max: 500ms}},
-              health_check: {{type: tcp, interval: 100ms, healthy_after: 1, unhealthy_after: 1}}}}",
+              ejection: {{consecutive_failures: 1, base: 3s, max: 3s}},
+              health_check: {{type: tcp, interval: 100ms, timeout: 9s,
+                             healthy_after: 1, unhealthy_after: 1}}}}",
             failing.address(),
             fine.address()
         ))

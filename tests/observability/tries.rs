@@ -68,7 +68,7 @@ fn what_failed_says_how() {
     let gateway = Gateway::before(&upstream)
         .server(&log.yaml())
         .upstreams(&format!(
-            "main: {{servers: [\"{}\"], ejection: none, timeouts: {{read: 200ms}}}}\n\
+            "main: {{servers: [\"{}\"], ejection: none, timeouts: {{read: 1s}}}}\n\
              dead: {{servers: [\"{nobody}\"]}}",
             upstream.address()
         ))

@@ -12,15 +12,9 @@ const PATIENT: BreakerPolicy = BreakerPolicy {
     window_ns: 10_000_000_000,
     cooldown_ns: 60_000_000_000,
     max_cooldown_ns: 60_000_000_000,
-    ..BreakerPolicy::NEVER
-};
-/// Its cooldown is over before anybody can look.
-const HASTY: BreakerPolicy = BreakerPolicy {
-    cooldown_ns: 1,
-    max_cooldown_ns: 1,
     probes: 2,
     ramp_ns: 3_600_000_000_000,
-    ..PATIENT
+    ..BreakerPolicy::NEVER
 };
 
 /// A gateway whose upstream and whose route `users` have circuits of this policy.
@@ -109,10 +103,9 @@ async fn an_open_circuit_says_why_since_when_and_until_when() {
 
 #[tokio::test]
 async fn a_half_open_circuit_shows_its_probes_and_a_closing_one_its_ramp() {
-    let rig = rig(&HASTY);
-    call(&rig, "users", FAILED);
-    call(&rig, "users", FAILED);
-    let half = shown(&rig, "users").await;
+    let rig = rig(&PATIENT);
+    force(&rig, "users", r#"{"force":"open"}"#).await;
+    let half = force(&rig, "users", r#"{"force":"auto"}"#).await.json();
     assert_eq!((&half["state"], &half["next_probe_seconds"]), (&json!("half_open"), &json!(0.0)));
     assert_eq!(half["probes"], json!({"out": 0, "succeeded": 0}));
     assert_eq!(half["retry_after_seconds"], Value::Null, "a probe would pass");
