@@ -187,7 +187,9 @@ impl Refusal {
                 )
                 .into();
             }
-            Self::CircuitOpen { .. } => "the circuit is open: the upstream was failing, or an operator opened it",
+            Self::CircuitOpen { .. } => {
+                "the circuit is open: the upstream was failing, or an operator opened it"
+            }
             Self::Saturated(Wait::Full) => "the upstream is busy and so is the queue for it",
             Self::Saturated(Wait::Displaced) => {
                 "the upstream is busy, and a request of a higher tier took the place in the queue"
