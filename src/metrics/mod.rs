@@ -38,7 +38,7 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// The number of the generation that serves.
     pub generation: IntGauge,
-    reloads: IntCounterVec,
+    reloads: [IntCounter; 2],
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
 }
@@ -96,11 +96,15 @@ impl Metrics {
                     "Number of the configuration that serves, 1 at the start",
                 )?,
             )?,
-            reloads: counter(
-                "gateway_config_reloads_total",
-                "Reloads of the configuration, by result",
-                &["result"],
-            )?,
+            reloads: {
+                let reloads = counter(
+                    "gateway_config_reloads_total",
+                    "Reloads of the configuration, by result",
+                    &["result"],
+                )?;
+                // From the start at zero, or the first rejected one would be no increase.
+                ["rejected", "ok"].map(|result| reloads.with_label_values(&[result]))
+            },
             blocked: AtomicU64::new(0),
         })
     }
@@ -125,8 +129,7 @@ impl Metrics {
 
     /// Counts a reload that was taken or rejected.
     pub fn reloaded(&self, is_taken: bool) {
-        let result = if is_taken { "ok" } else { "rejected" };
-        self.reloads.with_label_values(&[result]).inc();
+        self.reloads[usize::from(is_taken)].inc();
     }
 
     /// The counter of refusals by one policy.

@@ -32,6 +32,8 @@ fn every_metric_has_its_name_type_and_labels() {
         ("gateway_upstream_concurrency", "gauge", &["upstream"]),
         ("gateway_upstream_queued", "gauge", &["upstream"]),
         ("gateway_inflight_requests", "gauge", &["route"]),
+        ("gateway_config_generation", "gauge", &[]),
+        ("gateway_config_reloads_total", "counter", &["result"]),
         ("gateway_limiter_table_slots", "gauge", &["state"]),
         ("gateway_limiter_overflow_total", "counter", &[]),
         ("process_cpu_seconds_total", "counter", &[]),
