@@ -98,7 +98,8 @@ fn an_upstream_that_does_not_take_the_request_is_504() {
     let upstream = Upstream::answering(Answer::Early(Vec::new()));
     // A link that is frozen under way takes what the kernel's buffers hold and no more.
     let link = Link::to(upstream.address());
-    let gateway = before(link.address(), &format!("write: {}", ms(PATIENCE)), "");
+    let timeouts = format!("write: {}", ms(PATIENCE));
+    let gateway = before(link.address(), &timeouts, "timeout: 2s");
     let mut stream = TcpStream::connect(gateway.data).unwrap();
     let head = "PUT / HTTP/1.1\r\nHost: tollgate.test\r\nContent-Length: 100000000\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
