@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::rig::{
     BY_HEADER, NO_REFILL, TOKENS, circuit, circuit_once, expect_attempts, expect_nothing_held,
-    force, gateway, get, half_open, list, sent, tokens, told,
+    failing, force, gateway, get, half_open, list, sent, tokens, told,
 };
 use crate::support::{Answer, Gate, Gateway, Upstream, fault, ok, until};
 
@@ -119,7 +119,7 @@ fn while_it_is_open_requests_are_refused_for_nothing_and_the_connection_stays() 
 
 #[test]
 fn after_the_cooldown_it_probes_and_closes_and_the_metrics_say_so() {
-    let upstream = Upstream::answering(fault::status(500));
+    let upstream = failing(fault::status(500));
     let gateway = before(
         &upstream,
         "consecutive_failures: 1, cooldown: 100ms, max_cooldown: 100ms, probes: 3, ramp: 0s",
@@ -294,7 +294,7 @@ fn what_was_sent_before_it_opened_says_nothing_afterwards() {
 
 #[test]
 fn probes_of_clients_that_went_away_are_given_back_at_once() {
-    let upstream = Upstream::answering(fault::silent());
+    let upstream = failing(fault::silent());
     // A lease that was lost would block its place for 30 s.
     let gateway = before(&upstream, "consecutive_failures: 1, cooldown: 30s, probes: 2, ramp: 0s");
     half_open(&gateway, "main");
@@ -315,7 +315,7 @@ fn probes_of_clients_that_went_away_are_given_back_at_once() {
 
 #[test]
 fn however_probes_are_lost_it_closes_within_a_cooldown_of_recovery() {
-    let upstream = Upstream::answering(fault::status(500));
+    let upstream = failing(fault::status(500));
     let gateway = before(
         &upstream,
         "consecutive_failures: 1, cooldown: 100ms, max_cooldown: 100ms, probes: 1, ramp: 0s",
@@ -327,15 +327,10 @@ fn however_probes_are_lost_it_closes_within_a_cooldown_of_recovery() {
             1 => fault::reset(),
             _ => fault::hangup(),
         });
+        circuit_once(&gateway, "main", "half_open");
         let before = upstream.attempts();
-        let probe = until("a probe passes", || {
-            let client = sent(&gateway, "a", "/");
-            let passed = until("it is refused or asked", || {
-                let is_open = circuit(&gateway, "main")["state"] == "open";
-                (is_open || upstream.attempts() > before).then(|| upstream.attempts() > before)
-            });
-            passed.then_some(client)
-        });
+        let probe = sent(&gateway, "a", "/");
+        upstream.wait_for(before + 1);
         // A hanging probe is left behind with its client, a broken one has failed.
         drop(probe);
         upstream.switch_back();
@@ -358,7 +353,7 @@ fn however_probes_are_lost_it_closes_within_a_cooldown_of_recovery() {
 
 #[test]
 fn a_probe_that_hangs_blocks_its_place_for_one_lease_and_no_longer() {
-    let upstream = Upstream::answering(fault::silent());
+    let upstream = failing(fault::silent());
     // A lease is as long as the cooldown; `read` is 30 s.
     let gateway =
         before(&upstream, "consecutive_failures: 1, cooldown: 500ms, probes: 1, ramp: 0s");

@@ -12,6 +12,7 @@
 mod support;
 
 mod breaker;
+mod faults;
 mod matrix;
 mod places;
 mod retries;

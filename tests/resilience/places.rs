@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::rig::{
-    TOKENS, circuit, expect_attempts, expect_nothing_held, get, half_open, list, sent, tokens, told,
+    TOKENS, circuit, expect_attempts, expect_nothing_held, failing, get, half_open, list, sent,
+    tokens, told,
 };
 use crate::support::{Answer, Client, End, Gate, Gateway, Upstream, fault, ok, until};
 
@@ -209,7 +210,7 @@ fn gauges_show_who_is_served_and_who_waits() {
 
 #[test]
 fn clients_that_go_away_leave_their_places_and_the_queue() {
-    let upstream = Upstream::answering(fault::silent());
+    let upstream = failing(fault::silent());
     let gateway =
         gateway(&upstream, "concurrency: {max: 2, queue: 10, queue_timeout: 1m}", TWO_TIERS);
     for round in 1..=20 {
@@ -289,4 +290,44 @@ fn a_refusal_keeps_the_connection() {
     until("the place is free", || (places(&gateway)["used"] == 0).then_some(()));
     assert_eq!(client.get("/").status, 200);
     assert_eq!(client.patience(Duration::from_millis(100)).end(), End::Open);
+}
+
+#[test]
+fn a_client_that_left_the_queue_keeps_nobody_from_being_served() {
+    let (gate, upstream) = held();
+    let gateway =
+        gateway(&upstream, "concurrency: {max: 1, queue: 10, queue_timeout: 1m}", TWO_TIERS);
+    let mut first = holding(&gateway, &upstream);
+    let gone: Vec<Client> = (0..5).map(|_| sent(&gateway, "gold", "/gone")).collect();
+    until_queued(&gateway, 5);
+    let mut last = sent(&gateway, "free-1", "/last");
+    until_queued(&gateway, 6);
+    drop(gone);
+    gate.open();
+    assert_eq!((first.reply().status, last.reply().status), (200, 200));
+    expect_nothing_held(&gateway);
+}
+
+#[test]
+fn the_time_of_a_route_bounds_the_queue_too() {
+    let (gate, upstream) = held();
+    let gateway = Gateway::builder()
+        .clients(CLIENTS)
+        .tiers(TWO_TIERS)
+        .upstreams(&format!(
+            "main: {{servers: {}, concurrency: {{max: 1, queue: 5, queue_timeout: 1m}}}}",
+            list([&upstream])
+        ))
+        .routes(
+            "- {name: patient, path: /, upstream: main}\n\
+             - {name: hasty, path: /hasty, upstream: main, timeout: 300ms}",
+        )
+        .start();
+    let mut first = holding(&gateway, &upstream);
+    let seen = get(&gateway, "late", "/hasty");
+    assert_eq!(seen.what, "503 upstream-saturated");
+    assert!(seen.took >= Duration::from_millis(300), "{:?}", seen.took);
+    assert_eq!(tokens(&gateway, "late"), TOKENS);
+    gate.open();
+    assert_eq!(first.reply().status, 200);
 }

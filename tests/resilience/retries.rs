@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use crate::rig::{
     BY_HEADER, NO_REFILL, PATIENCE, addresses, attempts, circuit, expect_attempts,
     expect_nothing_held, gateway, get, list, told,
 };
-use crate::support::{Answer, Ending, Gateway, Upstream, fault, until};
+use crate::support::{Answer, Ending, Gateway, Link, Upstream, fault, until};
 
 /// What a retry may be waited for where the wait is not the question.
 const SOON: &str = "backoff: {base: 1ms, max: 1ms}";
@@ -305,4 +306,58 @@ fn a_client_that_leaves_between_attempts_is_not_served_another() {
     drop(client);
     expect_nothing_held(&gateway);
     assert!(upstream.attempts() < 11, "{} attempts for nobody", upstream.attempts());
+}
+
+#[test]
+fn a_connection_that_was_closed_while_nobody_used_it_is_no_failure() {
+    let mut upstream = Upstream::new();
+    let gateway = gateway(
+        &format!("servers: {}, breaker: {{consecutive_failures: 1}}", list([&upstream])),
+        "",
+    );
+    for _ in 0..10 {
+        assert_eq!(get(&gateway, "a", "/").what, "200");
+        upstream.close();
+        upstream.open();
+    }
+    assert_eq!(upstream.connections(), 10, "one for each time it was there");
+    assert_eq!(circuit(&gateway, "main")["state"], "closed");
+    gateway.series_once("gateway_retries_total{route=\"all\"}", 0.0);
+}
+
+#[test]
+fn a_body_that_is_still_under_way_is_sent_again_from_its_beginning() {
+    let refusal = b"HTTP/1.1 503 Scripted\r\nContent-Length: 4\r\n\r\nbusy";
+    let early = Upstream::answering(Answer::Early(refusal.to_vec()));
+    let broken = cut_at_the_head();
+    for failing in [early.address(), broken.link.get().expect("set").address()] {
+        let well = Upstream::answering(Answer::Echo);
+        let servers = addresses([failing, well.address()]);
+        let gateway = retrying(&servers, "attempts: 1, when: [reset, 503]");
+        let mut client = gateway.client();
+        client.send("PUT / HTTP/1.1\r\nHost: tollgate.test\r\nContent-Length: 10\r\n\r\n01234");
+        well.wait_for(1);
+        client.send("56789");
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.text().as_str()), (200, "0123456789"));
+        expect_nothing_held(&gateway);
+    }
+    assert_eq!((early.attempts(), broken.upstream.attempts()), (1, 1));
+}
+
+/// An upstream behind a link that is cut as soon as the head of a request has come.
+struct CutAtTheHead {
+    upstream: Upstream,
+    link: Arc<OnceLock<Link>>,
+}
+
+fn cut_at_the_head() -> CutAtTheHead {
+    let link: Arc<OnceLock<Link>> = Arc::default();
+    let to_cut = Arc::clone(&link);
+    let upstream = Upstream::scripted(move |_| {
+        to_cut.get().expect("requests come through the link").cut();
+        fault::silent()
+    });
+    link.set(Link::to(upstream.address())).expect("set once");
+    CutAtTheHead { upstream, link }
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Client, DEADLINE, Gateway, Reply, Series, Upstream, eventually, until};
+use crate::support::{
+    Answer, Client, DEADLINE, Gateway, Reply, Series, Upstream, eventually, until,
+};
 
 /// A time-out of the gateway's: long beside an answer on a busy machine, and short enough
 /// to be waited for.
@@ -23,6 +25,13 @@ pub(crate) const TOKENS: u64 = 1000;
 
 /// A problem's type, up to its name.
 const PROBLEM: &str = "urn:tollgate:problem:";
+
+/// An upstream with a fault that [`Upstream::switch_back`] heals.
+pub(crate) fn failing(answer: Answer) -> Upstream {
+    let upstream = Upstream::new();
+    upstream.switch_to(answer);
+    upstream
+}
 
 /// Upstreams as a list of servers in YAML.
 pub(crate) fn list<'a>(upstreams: impl IntoIterator<Item = &'a Upstream>) -> String {

@@ -201,6 +201,21 @@ fn an_upload_too_slow_for_the_route_is_408_and_nobodys_failure() {
 }
 
 #[test]
+fn a_client_that_waits_for_100_continue_is_not_the_slow_one() {
+    let upstream = Upstream::answering(fault::silent());
+    let gateway = before(upstream.address(), &format!("read: {}", ms(PATIENCE)), "");
+    let mut client = gateway.client();
+    client.send(
+        "PUT / HTTP/1.1\r\nHost: tollgate.test\r\nContent-Length: 6\r\n\
+         Expect: 100-continue\r\n\r\n",
+    );
+    assert_eq!(told(&client.reply()), "504 read-timeout");
+    expect_attempts(&gateway, "main", &[("timeout", 1)]);
+    assert_eq!(circuit(&gateway, "main")["state"], "open");
+    expect_nothing_held(&gateway);
+}
+
+#[test]
 fn a_client_that_reads_slowly_is_not_the_upstreams_silence() {
     const LENGTH: u64 = 30_000_000;
     let upstream = Upstream::answering(Answer::Stream(LENGTH));
