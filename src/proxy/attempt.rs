@@ -62,8 +62,9 @@ impl Proxy {
         let retry = generation.route_config(route).retry.as_ref();
         let per_try = retry.and_then(|retry| retry.per_try_timeout_ns).map(Duration::from_nanos);
         let until = earlier(ctx.deadline, per_try.map(|per_try| started + per_try));
-        let left = until.map(|until| until.saturating_duration_since(started));
-        limit_timeouts(&mut peer.options, left, session.is_upgrade_req());
+        let left = |until: Instant| until.saturating_duration_since(started);
+        let (left, whole) = (until.map(left), ctx.deadline.map(left));
+        limit_timeouts(&mut peer.options, left, whole, session.is_upgrade_req());
         ctx.patience = Patience {
             silence: Some(upstream.timeouts.read),
             until,

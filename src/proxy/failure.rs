@@ -90,9 +90,24 @@ impl Fate {
     }
 }
 
-/// Keeps an attempt within what is left of its time. Reading is bounded from the client's
-/// side (see [`Alarm`](crate::wire::alarm)); an upgraded connection outlives all of it.
-pub(super) fn limit_timeouts(options: &mut PeerOptions, left: Option<Duration>, is_upgrade: bool) {
+/// How long a client may pause in the middle of its body; Pingora's own bound.
+const CLIENT_PAUSE: Duration = Duration::from_secs(60);
+/// How much later the backstop of reading comes than everything it stands behind.
+const BACKSTOP_DELAY: Duration = Duration::from_secs(1);
+
+/// Keeps an attempt within what is `left` of its time, the request having the `whole` of that
+/// left. An upgraded connection outlives all of it.
+///
+/// Reading is bounded from the client's side (see [`Alarm`](crate::wire::alarm)), for silence
+/// may be the client's. But when an upstream no longer takes the body, Pingora stops reading
+/// from the client and waits for an answer all the same, and then no alarm can ring. Only a
+/// bound on that read ends the wait; it lies behind every other, so that it ends nothing else.
+pub(super) fn limit_timeouts(
+    options: &mut PeerOptions,
+    left: Option<Duration>,
+    whole: Option<Duration>,
+    is_upgrade: bool,
+) {
     let limit = |timeout: &mut Option<Duration>| {
         if let Some(left) = left {
             *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
@@ -100,10 +115,13 @@ pub(super) fn limit_timeouts(options: &mut PeerOptions, left: Option<Duration>, 
     };
     limit(&mut options.connection_timeout);
     limit(&mut options.total_connection_timeout);
-    options.read_timeout = is_upgrade.then_some(UPGRADED_IDLE);
     if is_upgrade {
+        options.read_timeout = Some(UPGRADED_IDLE);
         options.write_timeout = Some(UPGRADED_IDLE);
     } else {
+        let silence = options.read_timeout.map_or(CLIENT_PAUSE, |read| read.max(CLIENT_PAUSE));
+        let longest = whole.map_or(silence, |whole| whole.min(silence));
+        options.read_timeout = Some(longest + BACKSTOP_DELAY);
         limit(&mut options.write_timeout);
     }
 }
@@ -115,4 +133,26 @@ pub(super) fn give_up(ctx: &mut Context, refusal: Refusal) -> Box<Error> {
     let mut error = Error::new(ErrorType::HTTPStatus(status));
     error.set_retry(false);
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_on_reading_lies_behind_every_other_and_is_always_there() {
+        let second = Duration::from_secs;
+        for (read, whole, expected) in [
+            (second(30), None, second(61)),
+            (second(90), None, second(91)),
+            (second(30), Some(second(3)), second(4)),
+            (second(90), Some(second(600)), second(91)),
+        ] {
+            let mut options = PeerOptions::new();
+            options.read_timeout = Some(read);
+            // What one attempt may take ends where its answer begins, and bounds no read.
+            limit_timeouts(&mut options, Some(second(1)), whole, false);
+            assert_eq!(options.read_timeout, Some(expected), "{read:?} {whole:?}");
+        }
+    }
 }
