@@ -11,7 +11,15 @@ pub(super) struct Drains {
     /// By address as configured.
     configured: HashMap<Arc<str>, bool>,
     /// By address, over what its configured one says.
-    addresses: HashMap<SocketAddr, bool>,
+    addresses: HashMap<SocketAddr, Own>,
+}
+
+/// What was said of a single address.
+struct Own {
+    is_drained: bool,
+    /// The configured server it belonged to then. What is said of that one later goes for this
+    /// address as well, also while it is not resolved to.
+    configured: Arc<str>,
 }
 
 /// Addresses that may stand differently from their names before those that are gone are
@@ -22,7 +30,8 @@ impl Drains {
     /// Whether `server` is drained.
     pub(super) fn holds(&self, server: &Server) -> bool {
         let own = server.address.and_then(|address| self.addresses.get(&address));
-        *own.or_else(|| self.configured.get(&server.configured)).unwrap_or(&false)
+        let of_all = || self.configured.get(&server.configured).copied();
+        own.map(|own| own.is_drained).or_else(of_all).unwrap_or(false)
     }
 
     /// Drains what `address` means or brings it back; returns whether it means anything.
@@ -42,6 +51,7 @@ impl Drains {
             for address in its.filter_map(|server| server.address) {
                 self.addresses.remove(&address);
             }
+            self.addresses.retain(|_, own| own.configured != *configured);
             self.configured.insert(configured.clone(), is_drained);
             return true;
         }
@@ -55,7 +65,8 @@ impl Drains {
                 let is_present = |address| servers.iter().any(|s| s.address == Some(address));
                 self.addresses.retain(|&address, _| is_present(address));
             }
-            self.addresses.insert(address, is_drained);
+            let configured = server.configured.clone();
+            self.addresses.insert(address, Own { is_drained, configured });
         }
         true
     }

@@ -82,6 +82,20 @@ fn a_drained_name_stays_drained_whatever_it_resolves_to() {
 }
 
 #[test]
+fn what_is_said_of_a_name_goes_for_addresses_it_had_and_will_have_again() {
+    let upstream = upstream(vec![named("a.test")], Balance::RoundRobin);
+    for (address, of_name, expected) in [(true, false, "up"), (false, true, "drained")] {
+        resolve(&upstream, 0, &[1, 2]);
+        assert!(upstream.set_drained("a.test:80", !address));
+        assert!(upstream.set_drained("10.0.0.1:1001", address));
+        resolve(&upstream, 0, &[2]);
+        assert!(upstream.set_drained("a.test:80", of_name));
+        resolve(&upstream, 0, &[1, 2]);
+        assert_eq!(states(&upstream, START)[0], ("10.0.0.1:1001".to_owned(), expected));
+    }
+}
+
+#[test]
 fn a_drained_address_stays_drained_when_it_comes_back() {
     let upstream = upstream(vec![named("a.test")], Balance::RoundRobin);
     resolve(&upstream, 0, &[1, 2]);
