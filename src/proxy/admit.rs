@@ -72,6 +72,7 @@ impl Proxy {
         ctx.affinity = affinity::of_request(&toll, &target.path, &upstream.balance);
         ctx.is_repeatable = is_repeatable(&request.method, &request.headers);
         ctx.awaits_continue = facts.has.expect;
+        ctx.has_body = facts.content_length.is_some() || facts.has.transfer_encoding;
         let passed = self.pass(&toll, &generation, ctx);
         ctx.holder = Some(caller.digest);
         ctx.identity = Some(caller.identity);

@@ -2,7 +2,7 @@
 
 use super::attempts::MAX_STALE;
 use super::context::Context;
-use super::failure::{Fate, limit_timeouts};
+use super::failure::{Fate, back_up, limit_timeouts, outlive};
 use super::refusal::Refusal;
 use super::{Proxy, guard, toll};
 use crate::clock;
@@ -23,19 +23,18 @@ use std::time::{Duration, Instant};
 const FRESH_POOL: u64 = 1;
 
 impl Proxy {
-    /// Begins an attempt: the wait before it, its ticket, its server, its time.
+    /// Begins an attempt: its ticket, its server, its time. What it has to wait for is over.
     ///
     /// # Errors
     /// The circuit has opened meanwhile, or there is no server to ask.
-    pub(super) async fn begin_attempt(
+    pub(super) fn begin_attempt(
         &self,
         session: &Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>, Refusal> {
         let generation = ctx.generation.clone();
         let route = ctx.route.ok_or(Refusal::Internal)?;
-        if let Some(wait) = ctx.attempts.planned.take() {
-            tokio::time::sleep(wait).await;
+        if ctx.attempts.planned.take().is_some() {
             let ticket = generation.route(route).circuit.ask(clock::now_ns());
             ctx.attempts.ticket = Some(ticket.map_err(Refusal::circuit)?);
             generation.route(route).metrics.retries.inc();
@@ -64,7 +63,11 @@ impl Proxy {
         let until = earlier(ctx.deadline, per_try.map(|per_try| started + per_try));
         let left = |until: Instant| until.saturating_duration_since(started);
         let (left, whole) = (until.map(left), ctx.deadline.map(left));
-        limit_timeouts(&mut peer.options, left, whole, session.is_upgrade_req());
+        limit_timeouts(&mut peer.options, left);
+        match session.is_upgrade_req() {
+            true => outlive(&mut peer.options),
+            false => back_up(&mut peer.options, whole, ctx.has_body),
+        }
         ctx.patience = Patience {
             silence: Some(upstream.timeouts.read),
             until,

@@ -50,6 +50,8 @@ pub struct Context {
     pub affinity: Option<u64>,
     /// Whether it may arrive twice without harm.
     pub is_repeatable: bool,
+    /// Whether it announces a body.
+    pub has_body: bool,
     /// What the attempt under way may take.
     pub patience: Patience,
     /// Whether its client waits for `100 Continue`.
@@ -100,6 +102,7 @@ impl Context {
             attempts: Attempts::default(),
             affinity: None,
             is_repeatable: false,
+            has_body: false,
             patience: Patience::default(),
             awaits_continue: false,
             holder: None,

@@ -35,6 +35,8 @@ pub struct Present {
     pub upgrade: bool,
     /// Another header that concerns this connection only; see [`is_hop_by_hop`].
     pub hop_by_hop: bool,
+    /// `Transfer-Encoding`: a body follows.
+    pub transfer_encoding: bool,
     /// `Expect`: the client may send its body only when told to.
     pub expect: bool,
     /// A header that claims an identity towards the upstream.
@@ -55,6 +57,7 @@ impl<'a> Facts<'a> {
                 "via" => facts.has.via = true,
                 "te" => facts.has.te = true,
                 "upgrade" => facts.has.upgrade = true,
+                "transfer-encoding" => facts.has.transfer_encoding = true,
                 "expect" => facts.has.expect = true,
                 other => {
                     facts.has.hop_by_hop |= is_hop_by_hop(name);

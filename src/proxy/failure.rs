@@ -95,35 +95,36 @@ const CLIENT_PAUSE: Duration = Duration::from_secs(60);
 /// How much later the backstop of reading comes than everything it stands behind.
 const BACKSTOP_DELAY: Duration = Duration::from_secs(1);
 
-/// Keeps an attempt within what is `left` of its time, the request having the `whole` of that
-/// left. An upgraded connection outlives all of it.
+/// Keeps an attempt within what is `left` of its time.
+pub(super) fn limit_timeouts(options: &mut PeerOptions, left: Option<Duration>) {
+    let Some(left) = left else { return };
+    for timeout in [
+        &mut options.connection_timeout,
+        &mut options.total_connection_timeout,
+        &mut options.write_timeout,
+    ] {
+        *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+    }
+}
+
+/// Lets an upgraded connection be as silent as it likes.
+pub(super) fn outlive(options: &mut PeerOptions) {
+    options.read_timeout = Some(UPGRADED_IDLE);
+    options.write_timeout = Some(UPGRADED_IDLE);
+}
+
+/// Sets Pingora's bound on reading from the upstream to what may be left to do for it, the
+/// request having the `whole` of that left.
 ///
 /// Reading is bounded from the client's side (see [`Alarm`](crate::wire::alarm)), for silence
 /// may be the client's. But when an upstream no longer takes the body, Pingora stops reading
 /// from the client and waits for an answer all the same, and then no alarm can ring. Only a
 /// bound on that read ends the wait; it lies behind every other, so that it ends nothing else.
-pub(super) fn limit_timeouts(
-    options: &mut PeerOptions,
-    left: Option<Duration>,
-    whole: Option<Duration>,
-    is_upgrade: bool,
-) {
-    let limit = |timeout: &mut Option<Duration>| {
-        if let Some(left) = left {
-            *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
-        }
-    };
-    limit(&mut options.connection_timeout);
-    limit(&mut options.total_connection_timeout);
-    if is_upgrade {
-        options.read_timeout = Some(UPGRADED_IDLE);
-        options.write_timeout = Some(UPGRADED_IDLE);
-    } else {
-        let silence = options.read_timeout.map_or(CLIENT_PAUSE, |read| read.max(CLIENT_PAUSE));
-        let longest = whole.map_or(silence, |whole| whole.min(silence));
-        options.read_timeout = Some(longest + BACKSTOP_DELAY);
-        limit(&mut options.write_timeout);
-    }
+/// Requests without a body need none, and are spared the timer.
+pub(super) fn back_up(options: &mut PeerOptions, whole: Option<Duration>, has_body: bool) {
+    let silence = options.read_timeout.map_or(CLIENT_PAUSE, |read| read.max(CLIENT_PAUSE));
+    let longest = whole.map_or(silence, |whole| whole.min(silence));
+    options.read_timeout = has_body.then_some(longest + BACKSTOP_DELAY);
 }
 
 /// Ends the attempt with a refusal of our own.
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bound_on_reading_lies_behind_every_other_and_is_always_there() {
+    fn the_bound_on_reading_lies_behind_every_other_where_there_is_a_body() {
         let second = Duration::from_secs;
         for (read, whole, expected) in [
             (second(30), None, second(61)),
@@ -150,9 +151,10 @@ mod tests {
         ] {
             let mut options = PeerOptions::new();
             options.read_timeout = Some(read);
-            // What one attempt may take ends where its answer begins, and bounds no read.
-            limit_timeouts(&mut options, Some(second(1)), whole, false);
+            back_up(&mut options, whole, true);
             assert_eq!(options.read_timeout, Some(expected), "{read:?} {whole:?}");
+            back_up(&mut options, whole, false);
+            assert_eq!(options.read_timeout, None, "the alarm alone");
         }
     }
 }

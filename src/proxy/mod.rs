@@ -23,6 +23,7 @@ pub mod trace;
 use crate::gateway::Gateway;
 use crate::metrics::AttemptOutcome;
 use crate::telemetry::access_log::AccessLog;
+use crate::wire::alarm::Patience;
 use crate::wire::guard::GuardedStream;
 use admit::Passage;
 use async_trait::async_trait;
@@ -77,7 +78,9 @@ impl ProxyHttp for Proxy {
             guard.take_request();
         }
         let passage = match self.admit(session, ctx) {
-            Ok(passage) if ctx.needs_place() => self.take_places(ctx).await.map(|()| passage),
+            Ok(passage) if ctx.needs_place() => {
+                self.take_places(session, ctx).await?.map(|()| passage)
+            }
             decided => decided,
         };
         match passage {
@@ -115,10 +118,18 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Box<Context>,
     ) -> Result<Box<HttpPeer>> {
-        match self.begin_attempt(session, ctx).await {
-            Ok(peer) => Ok(peer),
-            Err(refusal) => Err(give_up(ctx, refusal)),
+        if let Some(wait) = ctx.attempts.planned {
+            // The last attempt's bounds are not this wait's.
+            if let Some(guard) = guard(session) {
+                guard.wait_for_upstream(Patience::default());
+            }
+            let has_body = ctx.has_body;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                gone = places::gone(session), if !has_body => return Err(gone),
+            }
         }
+        self.begin_attempt(session, ctx).map_err(|refusal| give_up(ctx, refusal))
     }
 
     fn fail_to_connect(

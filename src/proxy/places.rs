@@ -4,6 +4,8 @@ use super::context::Context;
 use super::refusal::{Refusal, Wait};
 use super::{Proxy, toll};
 use crate::upstream::places::NoPlace;
+use pingora_core::Error;
+use pingora_proxy::Session;
 use std::time::Duration;
 
 impl Context {
@@ -24,15 +26,24 @@ impl Proxy {
     /// Without them it gets back what it was charged.
     ///
     /// # Errors
-    /// Which place there was not.
-    pub(super) async fn take_places(&self, ctx: &mut Context) -> Result<(), Refusal> {
-        let taken = self.try_take(ctx).await;
+    /// The client went away while it waited; inside, which place there was not.
+    pub(super) async fn take_places(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Result<(), Refusal>, Box<Error>> {
+        let has_body = ctx.has_body;
+        let taken = tokio::select! {
+            biased;
+            taken = self.try_take(ctx) => taken,
+            gone = gone(session), if !has_body => return Err(gone),
+        };
         if taken.is_err() {
             ctx.attempts.ticket = None;
             ctx.client_place = None;
             toll::give_back(&self.gateway, ctx);
         }
-        taken
+        Ok(taken)
     }
 
     async fn try_take(&self, ctx: &mut Context) -> Result<(), Refusal> {
@@ -53,6 +64,15 @@ impl Proxy {
         let place = places.take(rank, time_left).await;
         ctx.place = Some(place.map_err(|why| Refusal::Saturated(why.into()))?);
         Ok(())
+    }
+}
+
+/// Waits until the client has gone. Only for requests without a body, for it would read that.
+pub(super) async fn gone(session: &mut Session) -> Box<Error> {
+    match session.as_downstream_mut().read_body_or_idle(true).await {
+        Err(error) => error.into_down(),
+        // What comes early is held back by the guard, so nothing else is read here.
+        Ok(_) => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) struct Drains {
 }
 
 /// What was said of a single address.
+#[derive(Clone)]
 struct Own {
     is_drained: bool,
     /// The configured server it belonged to then. What is said of that one later goes for this

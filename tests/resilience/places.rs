@@ -303,8 +303,10 @@ fn a_client_that_left_the_queue_keeps_nobody_from_being_served() {
     let mut last = sent(&gateway, "free-1", "/last");
     until_queued(&gateway, 6);
     drop(gone);
+    until_queued(&gateway, 1);
     gate.open();
     assert_eq!((first.reply().status, last.reply().status), (200, 200));
+    assert_eq!(upstream.attempts_at("/gone"), 0, "nobody waits for these answers");
     expect_nothing_held(&gateway);
 }
 

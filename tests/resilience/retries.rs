@@ -282,7 +282,7 @@ fn attempts_are_in_the_access_log_and_the_metrics_and_not_on_the_wire() {
     let expected = [
         (&*addresses[0], "connect", None),
         (&*addresses[1], "status_5xx", Some(502)),
-        (&*addresses[2], "ok", None),
+        (&*addresses[2], "ok", Some(200)),
     ];
     assert_eq!(tries, expected);
     assert_eq!(lines[0]["upstream"], addresses[2], "the one that answered");
