@@ -1,4 +1,4 @@
-# make run | test | bench | load | install | uninstall | fmt | check | audit
+# make run | test | simulate | bench | load | install | uninstall | fmt | check | audit
 # Each target installs what it needs and does not find; see .ci/need.
 
 PREFIX ?= /usr/local
@@ -20,7 +20,7 @@ BUILD_NEEDS = 'cc:gcc' '/usr/include/stdlib.h:libc6-dev' 'cmake:cmake' \
 TEST_NEEDS = 'curl:curl' 'systemd-analyze:systemd' 'chromium|chromium-browser:chromium|chromium-browser'
 BENCH_NEEDS = 'wrk:wrk' 'nginx:nginx' 'haproxy:haproxy'
 
-.PHONY: build run test bench load install uninstall fmt check audit build-needs
+.PHONY: build run test simulate bench load install uninstall fmt check audit build-needs
 .DEFAULT_GOAL := build
 
 build: build-needs
@@ -37,6 +37,12 @@ test: build-needs
 	else \
 		$(CARGO) test --locked --no-fail-fast; \
 	fi
+
+# 100 runs of a million steps each. TOLLGATE_SEED picks one, TOLLGATE_SEEDS says how many and
+# TOLLGATE_STEPS how long.
+simulate: build-needs
+	TOLLGATE_STEPS=$${TOLLGATE_STEPS:-1000000} $(CARGO) test --locked --profile simulation \
+		--test simulation -- --nocapture every_invariant
 
 bench: build-needs
 	.ci/need $(BENCH_NEEDS)

@@ -199,6 +199,21 @@ impl Upstream {
     pub fn set_drained(&self, address: &str, is_drained: bool) -> bool {
         self.servers.set_drained(address, is_drained)
     }
+
+    /// Takes over what a name among the servers, written as in the configuration, resolves to
+    /// now, as the lookups of [`spawn_upkeep`](Self::spawn_upkeep) do; without an address the
+    /// name is no server. Returns whether that is news; to what is no such name nothing is.
+    pub fn set_addresses(&self, name: &str, found: Vec<SocketAddr>, now_ns: u64) -> bool {
+        self.servers.entry_of(name).is_some_and(|entry| self.servers.resolved(entry, found, now_ns))
+    }
+
+    /// Takes over what checks say of the server at an address, as those of
+    /// [`spawn_upkeep`](Self::spawn_upkeep) do; false: there is none.
+    pub fn set_healthy(&self, address: SocketAddr, is_healthy: bool) -> bool {
+        let set = self.servers.current();
+        let server = set.servers.iter().find(|server| server.address == Some(address));
+        server.inspect(|server| self.servers.set_healthy(server, is_healthy)).is_some()
+    }
 }
 
 #[cfg(test)]

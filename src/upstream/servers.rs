@@ -128,6 +128,13 @@ impl Servers {
         self.set.load_full()
     }
 
+    /// The entry of a name, as the configuration writes it.
+    pub(super) fn entry_of(&self, name: &str) -> Option<usize> {
+        let is_name =
+            |server: &UpstreamServer| matches!(server.address, ServerAddress::Name { .. });
+        self.entries.iter().position(|(text, server)| **text == *name && is_name(server))
+    }
+
     /// Takes over what the name of an entry resolves to now, and returns whether that is new.
     pub(super) fn resolved(&self, entry: usize, found: Vec<SocketAddr>, now_ns: u64) -> bool {
         let mut found = found;

@@ -171,3 +171,19 @@ fn a_peer_carries_the_timeouts_and_an_unresolved_server_has_none() {
     let set = upstream.servers.current();
     assert!(set.servers.iter().find(|s| s.address.is_none()).unwrap().peer().is_none());
 }
+
+#[test]
+fn what_lookups_and_checks_found_can_be_told_from_outside() {
+    let upstream = upstream(vec![ip(9, 1), named("a.test")], Balance::RoundRobin);
+    assert!(upstream.set_addresses("a.test:80", vec![address(2), address(1)], START));
+    assert!(!upstream.set_addresses("a.test:80", vec![address(1), address(2)], START));
+    for nobody in ["b.test:80", "10.0.0.9:1009"] {
+        assert!(!upstream.set_addresses(nobody, vec![address(3)], START), "{nobody} is no name");
+    }
+    assert_eq!(upstream.counts(), (3, 3));
+    assert!(upstream.set_healthy(address(1), false));
+    assert!(!upstream.set_healthy(address(3), false), "nobody is there");
+    assert_eq!(counts(&upstream, 4, START), BTreeMap::from([(2, 2), (9, 2)]));
+    assert!(upstream.set_healthy(address(1), true));
+    assert_eq!(upstream.counts(), (3, 3));
+}
