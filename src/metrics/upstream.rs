@@ -17,7 +17,8 @@ pub enum AttemptOutcome {
     Timeout,
     /// The connection broke, or what came was not HTTP.
     Reset,
-    /// The client went away or sent what could not be forwarded.
+    /// The client went away or sent what could not be forwarded, or the attempt never had a
+    /// fair share of its request's time.
     Cancelled,
 }
 

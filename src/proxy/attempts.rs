@@ -91,6 +91,11 @@ impl Attempts {
             .is_some_and(|answered| clock::now().saturating_duration_since(answered.at) > SETTLED)
     }
 
+    /// When the attempt under way began.
+    pub fn started(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.started)
+    }
+
     /// Whether an attempt has neither succeeded nor failed yet.
     pub fn is_open(&self) -> bool {
         self.open.is_some()

@@ -54,7 +54,7 @@ impl Fate {
         }
         match guard(session).and_then(GuardedStream::ring) {
             Some(Ring::Silence) => return Fate::too_slow(Stage::Read),
-            Some(Ring::Overdue) if ctx.is_overdue() => return Fate::too_slow(Stage::Request),
+            Some(Ring::Overdue) if ctx.is_overdue() => return Fate::overdue(ctx),
             Some(Ring::Overdue) => return Fate::too_slow(Stage::Attempt),
             Some(Ring::OverdueByClient) => return Fate::cancelled(Some(Refusal::ClientTimeout)),
             None => {}
@@ -76,6 +76,20 @@ impl Fate {
             (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader) => reset(Breach::Invalid),
             (ErrorSource::Upstream, _) => reset(Breach::Reset),
             _ => Fate::cancelled(Some(Refusal::Internal)),
+        }
+    }
+
+    /// The attempt at whose end the whole request's time was over. If that was mostly over when
+    /// it began, for the queue or other attempts had it, nothing is held against the upstream.
+    fn overdue(ctx: &Context) -> Fate {
+        let timeout = ctx.route.and_then(|route| ctx.generation.route_config(route).timeout);
+        let had = ctx.deadline.zip(ctx.attempts.started());
+        let had = had.map(|(deadline, started)| deadline.saturating_duration_since(started));
+        match (timeout, had) {
+            (Some(timeout), Some(had)) if had < timeout / 2 => {
+                Fate::cancelled(Some(Refusal::UpstreamTimeout(Stage::Request)))
+            }
+            _ => Fate::too_slow(Stage::Request),
         }
     }
 
