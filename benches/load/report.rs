@@ -143,7 +143,7 @@ pub(crate) fn findings_section(findings: &Findings) -> String {
     text.push_str("| what | measured | asked for |\n|---|---|---|\n");
     for finding in &findings.findings {
         let asked = match &finding.bound {
-            Some(bound) => format!("{} {}", bound.text, met(bound.is_met)),
+            Some(bound) => format!("{}: {}", bound.text, met(bound.is_met)),
             None => "–".to_owned(),
         };
         let _ = writeln!(text, "| {} | {} | {asked} |", finding.what, finding.measured);

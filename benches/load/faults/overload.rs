@@ -112,9 +112,9 @@ fn judge(shots: &[Shot], throughput: &Throughput) -> Findings {
         bounded("ENTERPRISE served", format!("{highest:.2} %"), "at least 99 %", highest >= 99.0),
         bounded("FREE served", format!("{lowest:.2} %"), "at most 5 %", lowest <= 5.0),
         bounded(
-            "shares in the order of tiers",
-            percents.iter().map(|share| format!("{share:.1} %")).collect::<Vec<_>>().join(" ≤ "),
-            "yes:",
+            "share served, from FREE to ENTERPRISE",
+            percents.iter().map(|share| format!("{share:.1} %")).collect::<Vec<_>>().join(", "),
+            "never falling",
             percents.is_sorted(),
         ),
         Finding::plain("requests/s the upstream served", format!("{served:.0}")),
@@ -130,7 +130,7 @@ fn judge(shots: &[Shot], throughput: &Throughput) -> Findings {
             &format!("at most {MAX}"),
             peak <= MAX,
         ),
-        bounded("answers that were neither 200 nor 503", strange.to_string(), "0", strange == 0),
+        bounded("answers that were neither 200 nor 503", strange.to_string(), "none", strange == 0),
     ];
     Findings {
         title: "Three times the load an upstream can take, four tiers",
