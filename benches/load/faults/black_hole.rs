@@ -20,8 +20,9 @@ const SLOTS: usize = 16;
 const SERVICE: Duration = Duration::from_millis(20);
 /// 40 % of what the three servers can do, 60 % of what two can.
 const RATE: u32 = 960;
-/// The longest an attempt may take.
-const PER_TRY: Duration = Duration::from_millis(250);
+/// The longest an attempt may take. Fifty times what it does take: on a machine that is busy
+/// with other things a shorter time would find failures where there are none.
+const PER_TRY: Duration = Duration::from_secs(1);
 /// For connections to be made and caches to be filled.
 const WARM_UP: Duration = Duration::from_secs(2);
 const BEFORE: Duration = Duration::from_secs(8);
@@ -45,10 +46,10 @@ pub(crate) fn measure(bench: &Bench<'_>) -> anyhow::Result<Findings> {
              40 % of what three can do, go out whether or not answers come; latency counts from \
              when a request was due. One server is stopped (SIGSTOP): its connections stay, \
              new ones are accepted, nothing is answered. Round robin, breaker, ejection, \
-             health checks every 1 s, two retries, {} ms an attempt. Then all servers answer \
+             health checks every 1 s, two retries, {} s an attempt. Then all servers answer \
              503 at once to {FAILING_RATE} requests/s for {} s, without a breaker.",
             SERVICE.as_millis(),
-            PER_TRY.as_millis(),
+            PER_TRY.as_secs(),
             FAILING.as_secs(),
         ),
         table: String::new(),
@@ -101,7 +102,7 @@ fn with_one_black_hole(bench: &Bench<'_>) -> anyhow::Result<Vec<Finding>> {
     let kind = Kind { service: SERVICE, slots: SLOTS, status: 200 };
     let guards = format!(
         "
-    health_check: {{type: http, path: {HEALTH}, interval: 1s, timeout: 250ms}}
+    health_check: {{type: http, path: {HEALTH}, interval: 1s, timeout: 1s}}
     breaker: {{consecutive_failures: 5, failure_ratio: 0.5}}"
     );
     let mut stage = Stage::start(bench, "black-hole", kind, &guards)?;
@@ -120,6 +121,11 @@ fn with_one_black_hole(bench: &Bench<'_>) -> anyhow::Result<Vec<Finding>> {
     let out = Instant::now();
     thread::sleep(AFTER);
     let shots = load.stop()?;
+    let was_well = |shot: &Shot| shot.is_served() || shot.due < settled || shot.ended() >= frozen;
+    ensure!(
+        shots.iter().all(was_well),
+        "requests failed with all servers well: is the machine busy?"
+    );
     Ok(judge(&shots, &Moments { settled, frozen, out }, &state?))
 }
 
@@ -148,7 +154,6 @@ fn judge(shots: &[Shot], moments: &Moments, state: &str) -> Vec<Finding> {
     let growth = p99(&after).as_secs_f64() / p99(&before).as_secs_f64().max(f64::EPSILON);
     let held = format!("{} ({state})", millis(out - frozen));
     vec![
-        Finding::plain("errors before", failed(&before)),
         Finding::plain("time until it is out of balancing", held),
         Finding::plain("errors until then", failed(&during)),
         Finding::bounded("errors after", failed(&after), "at most 0.1 %", lost <= 0.1),
@@ -205,13 +210,13 @@ tiers:
 upstreams:
   trio:
     servers: [{servers}]
-    timeouts: {{connect: 250ms}}
+    timeouts: {{connect: 1s}}
     concurrency: {{max: 1000, queue: 100}}{guards}
 routes:
   - name: users
     path: /api/users
     upstream: trio
-    timeout: 2s
+    timeout: 3s
     retry: {{attempts: 2, per_try_timeout: {per_try}ms}}
 "
     )
