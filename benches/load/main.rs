@@ -131,22 +131,28 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     text.push_str(
         "## Again\n\n`make bench` installs what is missing and runs this; \
-                   `cargo bench --bench load -- --quick` tries it in a minute.\n",
+                   `cargo bench --bench load -- --quick` tries it in a minute or two.\n",
     );
     println!("\n{text}");
     if !problems.is_empty() {
         bail!("the figures prove nothing, because:\n  {}", problems.join("\n  "));
     }
-    if options.is_complete() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
-        std::fs::write(path, text)?;
-        println!("Written to benches/RESULTS.md.");
-    } else {
-        println!("A partial run: benches/RESULTS.md stays as it is.");
-    }
+    keep(&text, options)?;
     if !missed.is_empty() {
         bail!("missed:\n  {}", missed.join("\n  "));
     }
+    Ok(())
+}
+
+/// Writes the report of a complete run to where the project's results are.
+fn keep(text: &str, options: &Options) -> anyhow::Result<()> {
+    if !options.is_complete() {
+        println!("A partial run: benches/RESULTS.md stays as it is.");
+        return Ok(());
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
+    std::fs::write(path, text)?;
+    println!("Written to benches/RESULTS.md.");
     Ok(())
 }
 

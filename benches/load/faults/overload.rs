@@ -95,13 +95,6 @@ impl Share {
 
 fn judge(shots: &[Shot], throughput: &Throughput) -> Findings {
     let shares: Vec<Share> = (0..TIERS.len()).map(|client| Share::of(shots, client)).collect();
-    let mut table = "| tier | offered | served | share | p99 |\n|---|---|---|---|---|\n".to_owned();
-    for (tier, share) in TIERS.iter().zip(&shares).rev() {
-        let Share { offered, served, p99 } = share;
-        let p99 = if *served == 0 { "–".to_owned() } else { millis(*p99) };
-        let _ =
-            writeln!(table, "| {tier} | {offered} | {served} | {:.1} % | {p99} |", share.percent());
-    }
     let percents: Vec<f64> = shares.iter().map(Share::percent).collect();
     let (lowest, highest) = (percents[0], percents[TIERS.len() - 1]);
     let strange = shots.iter().filter(|shot| !matches!(shot.status, Some(200 | 503))).count();
@@ -142,9 +135,21 @@ fn judge(shots: &[Shot], throughput: &Throughput) -> Findings {
             SERVICE.as_millis(),
             QUEUE_TIMEOUT.as_millis(),
         ),
-        table,
+        table: table(&shares),
         findings,
     }
+}
+
+/// What each tier was served, the highest first.
+fn table(shares: &[Share]) -> String {
+    let mut table = "| tier | offered | served | share | p99 |\n|---|---|---|---|---|\n".to_owned();
+    for (tier, share) in TIERS.iter().zip(shares).rev() {
+        let Share { offered, served, p99 } = share;
+        let p99 = if *served == 0 { "–".to_owned() } else { millis(*p99) };
+        let percent = share.percent();
+        let _ = writeln!(table, "| {tier} | {offered} | {served} | {percent:.1} % | {p99} |");
+    }
+    table
 }
 
 /// No tier's rate limits anything; they differ only in order to be in order.
