@@ -1,6 +1,7 @@
 //! The configurations of the contenders, as alike as their languages allow:
 //! one worker, kept connections on both sides, two limits per request that
-//! never refuse, and no access log unless the listener is the logging one.
+//! never refuse, protections against a failing upstream that never act, and no
+//! access log unless the listener is the logging one.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -63,11 +64,13 @@ pub(crate) fn nginx(
 \"status\":$status,\"bytes\":$body_bytes_sent,\"duration\":$request_time,\
 \"upstream\":\"$upstream_addr\",\"user_agent\":\"$http_user_agent\",\"id\":\"$request_id\"}}';
     upstream sample {{
-        server {upstream};
+        server {upstream} max_conns=10000 max_fails=5 fail_timeout=30s;
         keepalive 512;
         keepalive_requests 1000000000;
         keepalive_timeout 3600s;
     }}
+    proxy_next_upstream error timeout http_502 http_503 http_504;
+    proxy_next_upstream_tries 3;
     proxy_http_version 1.1;
     proxy_set_header Connection '';
     proxy_set_header Host $http_host;
@@ -100,6 +103,8 @@ defaults
     timeout client 1h
     timeout server 1h
     http-reuse always
+    retries 2
+    retry-on conn-failure response-timeout 502 503 504
 frontend forward
     bind {forward}
     http-request track-sc0 req.hdr(X-Client-ID) table tier
@@ -113,7 +118,7 @@ frontend refuse
     http-request deny deny_status 429 if {{ sc_http_req_rate(0,spent) gt 0 }}
     use_backend sample if {{ path_beg /api/users }}
 backend sample
-    server sample {upstream}
+    server sample {upstream} maxconn 10000 check observe layer7 error-limit 5 on-error mark-down
 backend tier
     stick-table type string len 64 size 1m expire 10m store http_req_rate(10s)
 backend route
@@ -124,21 +129,36 @@ backend spent
     )
 }
 
-pub(crate) fn tollgate(
-    address: SocketAddr,
-    admin: SocketAddr,
-    metrics: SocketAddr,
-    upstream: SocketAddr,
-    slots: u64,
-    log: Option<&Path>,
-) -> String {
-    let access_log = match log {
+/// How one gateway of the comparison differs from another.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    /// Slots of its limiter table.
+    pub(crate) slots: u64,
+    /// Where it logs its requests, if it does.
+    pub(crate) log: Option<&'a Path>,
+    /// Whether it has a breaker, retries and a cap on concurrency.
+    pub(crate) is_contained: bool,
+}
+
+/// Where a gateway listens.
+#[derive(Clone, Copy)]
+pub(crate) struct Listeners {
+    pub(crate) data: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+}
+
+pub(crate) fn tollgate(listeners: Listeners, upstream: SocketAddr, setup: Setup<'_>) -> String {
+    let Listeners { data, admin, metrics } = listeners;
+    let slots = setup.slots;
+    let access_log = match setup.log {
         Some(file) => format!("{{file: \"{}\", format: json}}", file.display()),
         None => "none".to_owned(),
     };
+    let (breaker, retry) = if setup.is_contained { (CONTAINMENT, RETRY) } else { ("", "") };
     format!(
         "server:
-  listen: {address}
+  listen: {data}
   workers: 1
   access_log: {access_log}
 admin: {{listen: \"{admin}\"}}
@@ -153,12 +173,22 @@ tiers:
   open: {{rate: 1000000/s, burst: 1000000}}
   spent: {{rate: 1/h, burst: 1}}
 upstreams:
-  sample: {{servers: [\"{upstream}\"]}}
+  {UPSTREAM}:
+    servers: [\"{upstream}\"]{breaker}
 routes:
   - name: users
     path: /api/users
-    upstream: sample
-    limit: {{rate: 1000000/s, burst: 1000000, key: client}}
+    upstream: {UPSTREAM}
+    limit: {{rate: 1000000/s, burst: 1000000, key: client}}{retry}
 "
     )
 }
+
+/// The upstream's name in the gateway's configuration.
+pub(crate) const UPSTREAM: &str = "sample";
+/// What contains a failing upstream, besides what is on by default.
+const CONTAINMENT: &str = "
+    concurrency: {max: 10000, queue: 1000}
+    breaker: {consecutive_failures: 5, failure_ratio: 0.5, slow_call: 2s}";
+const RETRY: &str = "
+    retry: {attempts: 2, per_try_timeout: 2s}";

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
-use crate::configs;
+use crate::configs::{self, Listeners, Setup};
 use crate::process::{Cores, Process, free_addresses, poll_until};
 use crate::{Contender, http};
 
@@ -20,7 +20,7 @@ pub(crate) const OPEN_CLIENT: &str = "bench-open";
 /// A client of Tollgate whose bucket holds one token an hour.
 pub(crate) const SPENT_CLIENT: &str = "bench-spent";
 /// How long a program may take until it answers.
-const START_DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// One listener of a running contender and how to ask it.
 #[derive(Clone, Debug)]
@@ -72,6 +72,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    fn forwarding(process: Process, forward: Target) -> Self {
+        Self { process, forward, refuse: None, logged: None }
+    }
+
     /// Waits until the forwarding listener answers 200.
     fn wait(mut self, dir: &Path) -> anyhow::Result<Self> {
         self.wait_for_status(dir, 200)?;
@@ -106,36 +110,64 @@ impl Bench<'_> {
         Ok((process, address))
     }
 
-    /// Tollgate with everything on; `slots` is the size of its limiter table.
+    /// Tollgate as one of the contenders.
     pub(crate) fn start_tollgate(
         &self,
         name: &'static str,
         upstream: SocketAddr,
-        slots: u64,
-        log: Option<&Path>,
+        setup: Setup<'_>,
     ) -> anyhow::Result<Running> {
-        let [address, admin, metrics] = free_addresses()?;
-        let text = configs::tollgate(address, admin, metrics, upstream, slots, log);
-        let file = self.write(&format!("{name}.yaml"), &text)?;
-        let program = Path::new(env!("CARGO_BIN_EXE_tollgate"));
-        let process =
-            Process::start(name, self.cores.contender, program, &["run", "-c", &file], self.dir)?;
-        let target = Target::new(name, &process, address);
+        let listeners = free_listeners()?;
+        let text = configs::tollgate(listeners, upstream, setup);
+        let process = self.start_gateway(name, &text)?;
+        let target = Target::new(name, &process, listeners.data);
         let refuse = Target { client: SPENT_CLIENT, ..target.clone() };
-        let logged = log.map(|log| Target { access_log: Some(log.into()), ..target.clone() });
-        Running { process, forward: target, refuse: Some(refuse), logged }.wait(self.dir)
+        let logged = setup.log.map(|log| Target { access_log: Some(log.into()), ..target.clone() });
+        let mut running = Running::forwarding(process, target);
+        (running.refuse, running.logged) = (Some(refuse), logged);
+        running.wait(self.dir)
+    }
+
+    /// Tollgate whose circuit an operator has opened.
+    pub(crate) fn start_open_tollgate(
+        &self,
+        upstream: SocketAddr,
+        setup: Setup<'_>,
+    ) -> anyhow::Result<Running> {
+        let listeners = free_listeners()?;
+        let text = configs::tollgate(listeners, upstream, setup);
+        let process = self.start_gateway("tollgate-open", &text)?;
+        let target = Target::new(Contender::Tollgate.name(), &process, listeners.data);
+        let mut running = Running::forwarding(process, target).wait(self.dir)?;
+        let circuit = format!("/circuit-breakers/{}", configs::UPSTREAM);
+        // So long that the digits of Retry-After stay as many as they are.
+        let answer = http::post(listeners.admin, &circuit, r#"{"force": "open", "ttl": "48h"}"#)?;
+        ensure!(answer.status == 200, "the circuit cannot be forced: status {}", answer.status);
+        running.refuse = Some(running.forward.clone());
+        Ok(running)
+    }
+
+    /// The gateway with this configuration, on the contenders' core.
+    pub(crate) fn start_gateway(&self, name: &str, config: &str) -> anyhow::Result<Process> {
+        let file = self.write(&format!("{name}.yaml"), config)?;
+        let program = Path::new(env!("CARGO_BIN_EXE_tollgate"));
+        Process::start(name, self.cores.contender, program, &["run", "-c", &file], self.dir)
     }
 
     pub(crate) fn start_bare_forward(&self, upstream: SocketAddr) -> anyhow::Result<Running> {
         self.start_bare("forward", &upstream.to_string(), 200)
     }
 
-    /// The bare program writing `response`, which is a whole HTTP response.
-    pub(crate) fn start_bare_respond(&self, response: &[u8]) -> anyhow::Result<Running> {
-        let file = self.dir.join("refusal.http");
+    /// The bare program writing `response`, which is a whole HTTP response of this status.
+    pub(crate) fn start_bare_respond(
+        &self,
+        response: &[u8],
+        status: u16,
+    ) -> anyhow::Result<Running> {
+        let file = self.dir.join(format!("refusal-{status}.http"));
         fs::write(&file, response)?;
         let file = file.to_str().context("the temporary folder's name is not text")?;
-        let mut running = self.start_bare("respond", file, 429)?;
+        let mut running = self.start_bare("respond", file, status)?;
         running.refuse = Some(running.forward.clone());
         Ok(running)
     }
@@ -144,10 +176,10 @@ impl Bench<'_> {
         let program = self.bare.as_deref().context("the bare proxy was not built")?;
         let [address] = free_addresses()?;
         let args = [mode, &address.to_string(), subject];
-        let name = format!("bare-{mode}");
+        let name = format!("bare-{mode}-{status}");
         let process = Process::start(&name, self.cores.contender, program, &args, self.dir)?;
         let forward = Target::new(Contender::Bare.name(), &process, address);
-        let mut running = Running { process, forward, refuse: None, logged: None };
+        let mut running = Running::forwarding(process, forward);
         running.wait_for_status(self.dir, status)?;
         Ok(running)
     }
@@ -192,6 +224,12 @@ impl Bench<'_> {
         fs::write(&path, text)?;
         Ok(path.to_str().context("the temporary folder's name is not text")?.to_owned())
     }
+}
+
+/// Where a gateway can listen.
+pub(crate) fn free_listeners() -> anyhow::Result<Listeners> {
+    let [data, admin, metrics] = free_addresses()?;
+    Ok(Listeners { data, admin, metrics })
 }
 
 /// Builds the yardstick with the profile of this program and says where it is.

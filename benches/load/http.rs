@@ -1,4 +1,5 @@
-//! A client for single requests: enough to check what a contender answers.
+//! A client for single requests: enough to check what a contender answers and to tell a
+//! gateway what to do.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +12,7 @@ pub(crate) const CLIENT_HEADER: &str = "X-Client-ID";
 /// How long one answer may take before it counts as missing.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// The largest answer that is read.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// One answer as it came over the wire.
 #[derive(Clone, Debug)]
@@ -50,9 +51,28 @@ pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
 /// Asks once on an open connection, which stays open.
 pub(crate) fn ask(stream: &mut TcpStream, path: &str, client: &str) -> anyhow::Result<Answer> {
     let host = stream.peer_addr()?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{CLIENT_HEADER}: {client}\r\n\r\n");
+    stream.write_all(request_text(host, path, client).as_bytes())?;
+    read_answer(stream)
+}
+
+/// Opens a connection and posts a JSON document, as the admin API takes them.
+pub(crate) fn post(address: SocketAddr, path: &str, json: &str) -> anyhow::Result<Answer> {
+    let mut stream = connect(address)?;
+    let length = json.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{json}"
+    );
     stream.write_all(request.as_bytes())?;
+    read_answer(&mut stream)
+}
+
+/// A request for `path` by `client` as it goes over the wire.
+pub(crate) fn request_text(host: SocketAddr, path: &str, client: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{CLIENT_HEADER}: {client}\r\n\r\n")
+}
+
+fn read_answer(stream: &mut TcpStream) -> anyhow::Result<Answer> {
     let mut raw = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -67,7 +87,7 @@ pub(crate) fn ask(stream: &mut TcpStream, path: &str, client: &str) -> anyhow::R
 }
 
 /// The answer, once all of it is there.
-fn parse(raw: &[u8]) -> anyhow::Result<Option<Answer>> {
+pub(crate) fn parse(raw: &[u8]) -> anyhow::Result<Option<Answer>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head_len) = response.parse(raw)? else { return Ok(None) };

@@ -1,5 +1,6 @@
 //! The load benchmark: Tollgate as a whole process against a bare Pingora
-//! proxy, nginx and HAProxy, in CPU per request, throughput and memory.
+//! proxy, nginx and HAProxy, in CPU per request, throughput and memory; and
+//! what its clients notice of a failing or overloaded upstream.
 //!
 //! Everything runs on loopback ports that were free, in a temporary folder,
 //! and ends with the benchmark. `cargo bench --bench load -- --help` lists the
@@ -7,8 +8,10 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it talks to the person who started it
 
+mod cases;
 mod configs;
 mod contenders;
+mod faults;
 mod http;
 mod memory;
 mod options;
@@ -18,16 +21,17 @@ mod rounds;
 mod wrk;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use contenders::{Bench, Running, Target};
+use configs::Setup;
+use contenders::{Bench, Running};
+use faults::findings::Findings;
 use options::{Options, Part, USAGE};
 use process::Cores;
 use report::MemoryReport;
-use rounds::{Case, Expect, Measured, Pair};
 
 /// Slots of the limiter table by default, and those of the run that measures
 /// memory: there the table is so small that it hardly matters how much of it
@@ -35,12 +39,11 @@ use rounds::{Case, Expect, Measured, Pair};
 const DEFAULT_SLOTS: u64 = 1 << 20;
 const SMALL_SLOTS: u64 = 1 << 16;
 const BYTES_PER_SLOT: u64 = 16;
+/// Tollgate with everything on.
+pub(crate) const EVERYTHING: Setup<'static> =
+    Setup { slots: DEFAULT_SLOTS, log: None, is_contained: true };
 /// Open files beyond the idle connections that a contender may need.
 const SPARE_FILES: u64 = 4096;
-/// What the bare program writes when there is no Tollgate to take it from.
-const STAND_IN_REFUSAL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
-    content-type: application/problem+json\r\nretry-after: 3600\r\ncontent-length: 16\r\n\r\n\
-    {\"status\": 429}\n";
 
 /// The programs compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,18 +73,27 @@ impl Contender {
 }
 
 fn main() -> ExitCode {
-    let outcome = Options::parse(std::env::args().skip(1)).and_then(|options| match options {
-        Some(options) => run(&options),
-        None => {
-            println!("{USAGE}");
-            Ok(())
-        }
-    });
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    // The benchmark starts itself again as the servers that fail.
+    let outcome = match args.split_first() {
+        Some((first, rest)) if first == faults::origin::MODE => faults::origin::serve(rest),
+        _ => start(args),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("load: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Vec<String>) -> anyhow::Result<()> {
+    match Options::parse(args.into_iter())? {
+        Some(options) => run(&options),
+        None => {
+            println!("{USAGE}");
+            Ok(())
         }
     }
 }
@@ -92,7 +104,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
         println!("There is one core only: load and contender share it, throughput says nothing.");
     }
     process::raise_open_files(options.connections as u64 + SPARE_FILES)?;
-    let bare = if options.has(Contender::Bare) {
+    let has_contenders = options.parts.iter().any(|part| part.has_contenders());
+    let bare = if has_contenders && options.has(Contender::Bare) {
         println!("Building the bare proxy with the gateway's profile …");
         Some(contenders::build_bare_proxy()?)
     } else {
@@ -100,175 +113,82 @@ fn run(options: &Options) -> anyhow::Result<()> {
     };
     let dir = tempfile::tempdir()?;
     let bench = Bench { dir: dir.path(), cores, bare };
-    let (_origin, upstream) = bench.start_upstream()?;
-
     let mut text = report::preamble(cores, options.pace);
     let mut problems = Vec::new();
-    for measured in measure_cases(&bench, options, upstream)? {
-        problems.extend(measured.problems.iter().cloned());
-        text.push_str(&report::case_section(&measured));
-        text.push('\n');
+    if has_contenders {
+        problems = compare(&bench, options, &mut text)?;
     }
-    if options.wants(Part::Memory) {
-        let report = measure_memory(&bench, options, upstream)?;
-        text.push_str(&report::memory_section(&report));
-        text.push('\n');
+    let mut missed = Vec::new();
+    for found in find_faults(&bench, options) {
+        match found {
+            Ok(findings) => {
+                missed.extend(findings.missed());
+                text.push_str(&report::findings_section(&findings));
+                text.push('\n');
+            }
+            Err(error) => problems.push(format!("{error:#}")),
+        }
     }
     text.push_str(
         "## Again\n\n`make bench` installs what is missing and runs this; \
-                   `cargo bench --bench load -- --quick` tries it in a minute.\n",
+                   `cargo bench --bench load -- --quick` tries it in a minute or two.\n",
     );
     println!("\n{text}");
     if !problems.is_empty() {
         bail!("the figures prove nothing, because:\n  {}", problems.join("\n  "));
     }
-    if options.is_complete() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
-        std::fs::write(path, text)?;
-        println!("Written to benches/RESULTS.md.");
-    } else {
-        println!("A partial run: benches/RESULTS.md stays as it is.");
+    keep(&text, options)?;
+    if !missed.is_empty() {
+        bail!("missed:\n  {}", missed.join("\n  "));
     }
     Ok(())
 }
 
-/// The contenders that forward, started once for all cases.
-struct Field {
-    tollgate: Option<Running>,
-    tollgate_logged: Option<Running>,
-    bare: Option<Running>,
-    nginx: Option<Running>,
-    haproxy: Option<Running>,
+/// Writes the report of a complete run to where the project's results are.
+fn keep(text: &str, options: &Options) -> anyhow::Result<()> {
+    if !options.is_complete() {
+        println!("A partial run: benches/RESULTS.md stays as it is.");
+        return Ok(());
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
+    std::fs::write(path, text)?;
+    println!("Written to benches/RESULTS.md.");
+    Ok(())
 }
 
-impl Field {
-    fn start(bench: &Bench<'_>, options: &Options, upstream: SocketAddr) -> anyhow::Result<Self> {
-        let log: PathBuf = bench.dir.join("tollgate-access.log");
-        let with = |contender| options.has(contender);
-        let tollgate = |name, log| bench.start_tollgate(name, upstream, DEFAULT_SLOTS, log);
-        let has_tollgate = with(Contender::Tollgate);
-        Ok(Self {
-            tollgate: has_tollgate.then(|| tollgate("tollgate", None)).transpose()?,
-            tollgate_logged: (has_tollgate && options.wants(Part::Log))
-                .then(|| tollgate("tollgate with log", Some(&log)))
-                .transpose()?,
-            bare: with(Contender::Bare).then(|| bench.start_bare_forward(upstream)).transpose()?,
-            nginx: with(Contender::Nginx).then(|| bench.start_nginx_proxy(upstream)).transpose()?,
-            haproxy: with(Contender::Haproxy).then(|| bench.start_haproxy(upstream)).transpose()?,
-        })
+/// Adds to `text` how the contenders compare and returns what makes that worthless.
+fn compare(bench: &Bench<'_>, options: &Options, text: &mut String) -> anyhow::Result<Vec<String>> {
+    let (_origin, upstream) = bench.start_upstream()?;
+    let mut problems = Vec::new();
+    for measured in cases::measure(bench, options, upstream)? {
+        problems.extend(measured.problems.iter().cloned());
+        text.push_str(&report::case_section(&measured));
+        text.push('\n');
     }
-
-    /// Those that are there, the gateway first.
-    fn all(&self) -> impl Iterator<Item = &Running> {
-        [&self.tollgate, &self.bare, &self.nginx, &self.haproxy].into_iter().flatten()
+    if options.wants(Part::Memory) {
+        let report = measure_memory(bench, options, upstream)?;
+        text.push_str(&report::memory_section(&report));
+        text.push('\n');
     }
+    Ok(problems)
 }
 
-fn measure_cases(
-    bench: &Bench<'_>,
-    options: &Options,
-    upstream: SocketAddr,
-) -> anyhow::Result<Vec<Measured>> {
-    let mut measured = Vec::new();
-    if options.parts == [Part::Memory] {
-        return Ok(measured);
+/// What clients notice of upstreams in trouble. Unlike quotients of CPU these bounds hold on
+/// any machine that has time for them, so that one that is missed fails the benchmark.
+fn find_faults(bench: &Bench<'_>, options: &Options) -> Vec<anyhow::Result<Findings>> {
+    let mut found = Vec::new();
+    if !options.has(Contender::Tollgate) {
+        return found;
     }
-    let field = Field::start(bench, options, upstream)?;
-    if options.wants(Part::Forward) {
-        println!("Forwarding …");
-        measured.push(bench.measure(forward_case(&field), options.pace)?);
+    if options.wants(Part::BlackHole) {
+        println!("A black hole …");
+        found.push(faults::black_hole::measure(bench).context("black hole"));
     }
-    if options.wants(Part::Refuse) {
-        println!("Refusing …");
-        // Held here, since the program has to live as long as the case.
-        let responder = start_responder(bench, &field)?;
-        measured.push(bench.measure(refuse_case(&field, responder.as_ref()), options.pace)?);
+    if options.wants(Part::Overload) {
+        println!("Overload …");
+        found.push(faults::overload::measure(bench).context("overload"));
     }
-    if options.wants(Part::Log) {
-        println!("Logging …");
-        measured.push(bench.measure(log_case(&field), options.pace)?);
-    }
-    Ok(measured)
-}
-
-fn forward_case(field: &Field) -> Case {
-    Case {
-        title: "Forwarding, everything on (tier limit, route limit, metrics, trace id)",
-        expect: Expect::Upstream,
-        targets: field.all().map(|running| running.forward.clone()).collect(),
-        pairs: against_all(1.05),
-    }
-}
-
-/// The bare program with Tollgate's own refusal, taken from the wire.
-fn start_responder(bench: &Bench<'_>, field: &Field) -> anyhow::Result<Option<Running>> {
-    if bench.bare.is_none() {
-        return Ok(None);
-    }
-    let Some(gateway) = field.tollgate.as_ref().and_then(|running| running.refuse.as_ref()) else {
-        return bench.start_bare_respond(STAND_IN_REFUSAL).map(Some);
-    };
-    let refusal = rounds::check(gateway, Expect::Refusal)?;
-    rounds::check_problem(&refusal)?;
-    let responder = bench.start_bare_respond(&refusal.raw)?;
-    // Digits of the waiting time may differ by the second asked, nothing else.
-    let copy = http::get(responder.forward.address, contenders::PATH, contenders::OPEN_CLIENT)?;
-    if copy.raw.len().abs_diff(refusal.raw.len()) > 4 {
-        bail!(
-            "the bare program writes {} bytes where Tollgate writes {}",
-            copy.raw.len(),
-            refusal.raw.len()
-        );
-    }
-    Ok(Some(responder))
-}
-
-fn refuse_case(field: &Field, responder: Option<&Running>) -> Case {
-    let refusing =
-        [field.tollgate.as_ref(), responder, field.nginx.as_ref(), field.haproxy.as_ref()];
-    let targets = refusing.into_iter().flatten().filter_map(|running| running.refuse.clone());
-    Case {
-        title: "Refusing (429; nginx and HAProxy with their own short pages)",
-        expect: Expect::Refusal,
-        targets: targets.collect(),
-        pairs: against_all(1.10),
-    }
-}
-
-fn log_case(field: &Field) -> Case {
-    let with_and_without = [
-        field.tollgate.as_ref().map(|running| &running.forward),
-        field.tollgate_logged.as_ref().and_then(|running| running.logged.as_ref()),
-        field.nginx.as_ref().map(|running| &running.forward),
-        field.nginx.as_ref().and_then(|running| running.logged.as_ref()),
-    ];
-    let targets: Vec<Target> = with_and_without.into_iter().flatten().cloned().collect();
-    Case {
-        title: "Forwarding with a JSON access log in a file",
-        expect: Expect::Upstream,
-        targets,
-        pairs: vec![
-            Pair { above: "tollgate with log", below: "tollgate", bound: Some(1.10) },
-            Pair { above: "nginx with log", below: "nginx", bound: None },
-            Pair { above: "tollgate with log", below: "nginx with log", bound: None },
-        ],
-    }
-}
-
-/// The gateway against each other contender, and the others against `bare`.
-fn against_all(bound: f64) -> Vec<Pair> {
-    let pair = |above: Contender, below: Contender, bound| Pair {
-        above: above.name(),
-        below: below.name(),
-        bound,
-    };
-    vec![
-        pair(Contender::Tollgate, Contender::Bare, Some(bound)),
-        pair(Contender::Tollgate, Contender::Nginx, None),
-        pair(Contender::Tollgate, Contender::Haproxy, None),
-        pair(Contender::Nginx, Contender::Bare, None),
-        pair(Contender::Haproxy, Contender::Bare, None),
-    ]
+    found
 }
 
 fn measure_memory(
@@ -290,7 +210,8 @@ fn measure_memory(
         Ok(())
     };
     if options.has(Contender::Tollgate) {
-        measure(bench.start_tollgate("tollgate", upstream, SMALL_SLOTS, None)?)?;
+        let setup = Setup { slots: SMALL_SLOTS, ..EVERYTHING };
+        measure(bench.start_tollgate("tollgate", upstream, setup)?)?;
     }
     if options.has(Contender::Bare) {
         measure(bench.start_bare_forward(upstream)?)?;
@@ -299,7 +220,7 @@ fn measure_memory(
         measure(bench.start_nginx_proxy(upstream)?)?;
     }
     if options.has(Contender::Tollgate) {
-        let running = bench.start_tollgate("tollgate", upstream, DEFAULT_SLOTS, None)?;
+        let running = bench.start_tollgate("tollgate", upstream, EVERYTHING)?;
         report.default_idle_bytes = Some(memory::settled(&running.forward)?);
     }
     Ok(report)

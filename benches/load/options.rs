@@ -10,7 +10,8 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --rounds N         rounds per case (7)
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
-  --case NAME        only this case: forward, refuse, log or memory; may be repeated
+  --case NAME        only this case: forward, refuse, open, log, memory, black-hole or
+                     overload; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -18,21 +19,45 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
 pub(crate) enum Part {
     Forward,
     Refuse,
+    Open,
     Log,
     Memory,
+    BlackHole,
+    Overload,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Forward, Self::Refuse, Self::Log, Self::Memory];
+    const ALL: [Self; 7] = [
+        Self::Forward,
+        Self::Refuse,
+        Self::Open,
+        Self::Log,
+        Self::Memory,
+        Self::BlackHole,
+        Self::Overload,
+    ];
 
     fn parse(name: &str) -> anyhow::Result<Self> {
         Ok(match name {
             "forward" => Self::Forward,
             "refuse" => Self::Refuse,
+            "open" => Self::Open,
             "log" => Self::Log,
             "memory" => Self::Memory,
-            _ => bail!("no case {name:?}; there are forward, refuse, log and memory"),
+            "black-hole" => Self::BlackHole,
+            "overload" => Self::Overload,
+            _ => bail!("no case {name:?}; see --help"),
         })
+    }
+
+    /// Whether contenders take turns in it.
+    pub(crate) fn compares_cpu(self) -> bool {
+        matches!(self, Self::Forward | Self::Refuse | Self::Open | Self::Log)
+    }
+
+    /// Whether it needs what the comparison compares with.
+    pub(crate) fn has_contenders(self) -> bool {
+        self.compares_cpu() || self == Self::Memory
     }
 }
 

@@ -60,6 +60,7 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 pub(crate) struct Process {
     name: String,
     child: Child,
+    is_frozen: bool,
 }
 
 impl Process {
@@ -86,11 +87,17 @@ impl Process {
             .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { name: name.to_owned(), child })
+        Ok(Self { name: name.to_owned(), child, is_frozen: false })
     }
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops the child where it is, as a machine that hangs; its sockets stay open.
+    pub(crate) fn freeze(&mut self) {
+        self.is_frozen = true;
+        send_signal("STOP", &[self.child.id()]);
     }
 
     /// Says how the child ended, if it did.
@@ -103,6 +110,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.is_frozen {
+            send_signal("CONT", &[self.child.id()]);
+        }
         // The tree is taken first: once the parent is gone, nothing tells whose
         // children its workers were.
         let tree = tree_of(self.child.id());

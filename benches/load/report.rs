@@ -4,6 +4,7 @@
 use std::fmt::{self, Write as _};
 use std::process::Command;
 
+use crate::faults::findings::Findings;
 use crate::memory::Memory;
 use crate::process::Cores;
 use crate::rounds::{Measured, Pace, Sample};
@@ -133,6 +134,23 @@ pub(crate) fn memory_section(report: &MemoryReport) -> String {
     text
 }
 
+/// A case of an upstream in trouble: what was set up, what was seen, what was asked for.
+pub(crate) fn findings_section(findings: &Findings) -> String {
+    let mut text = format!("## {}\n\n{}\n\n{}", findings.title, findings.setting, findings.table);
+    if !findings.table.is_empty() {
+        text.push('\n');
+    }
+    text.push_str("| what | measured | asked for |\n|---|---|---|\n");
+    for finding in &findings.findings {
+        let asked = match &finding.bound {
+            Some(bound) => format!("{}: {}", bound.text, met(bound.is_met)),
+            None => "–".to_owned(),
+        };
+        let _ = writeln!(text, "| {} | {} | {asked} |", finding.what, finding.measured);
+    }
+    text
+}
+
 fn met(is_met: bool) -> &'static str {
     if is_met { "met" } else { "**missed**" }
 }
@@ -156,7 +174,7 @@ pub(crate) fn preamble(cores: Cores, pace: Pace) -> String {
          upstream were the limit, and its requests/s say little. Every contender was checked before \
          and after: right status, right body, no socket errors. `bare` is a Pingora program with \
          the gateway's profile, allocator and buffers that does nothing but forward, or write \
-         Tollgate's own 429.\n\n\
+         Tollgate's own refusal.\n\n\
          {}.\n\n",
         pace.rounds,
         pace.seconds,

@@ -31,8 +31,8 @@ const REFUSAL_ATTEMPTS: u32 = 3;
 pub(crate) enum Expect {
     /// 200 with the upstream's body.
     Upstream,
-    /// 429, whatever it looks like.
-    Refusal,
+    /// This status, whatever the answer looks like.
+    Refusal(u16),
 }
 
 /// A quotient to report: what `above` costs in terms of `below`.
@@ -144,10 +144,10 @@ pub(crate) fn check(target: &Target, expect: Expect) -> anyhow::Result<Answer> {
     let ask = || http::get(target.address, target.path, target.client);
     let answer = match expect {
         Expect::Upstream => ask()?,
-        Expect::Refusal => {
+        Expect::Refusal(status) => {
             let mut answer = ask()?;
             for _ in 1..REFUSAL_ATTEMPTS {
-                if answer.status == 429 {
+                if answer.status == status {
                     break;
                 }
                 answer = ask()?;
@@ -161,8 +161,8 @@ pub(crate) fn check(target: &Target, expect: Expect) -> anyhow::Result<Answer> {
             let right = answer.status == 200 && answer.body() == UPSTREAM_BODY.as_bytes();
             ensure!(right, "{} does not forward: {}", target.name, text());
         }
-        Expect::Refusal => {
-            ensure!(answer.status == 429, "{} does not refuse: {}", target.name, text());
+        Expect::Refusal(status) => {
+            ensure!(answer.status == status, "{} does not refuse: {}", target.name, text());
         }
     }
     Ok(answer)
@@ -170,13 +170,15 @@ pub(crate) fn check(target: &Target, expect: Expect) -> anyhow::Result<Answer> {
 
 /// Whether a refusal is one as Tollgate's users rely on.
 pub(crate) fn check_problem(answer: &Answer) -> anyhow::Result<()> {
-    for name in ["retry-after", "ratelimit", "ratelimit-policy", "x-trace-id"] {
+    let limits: &[&str] =
+        if answer.status == 429 { &["ratelimit", "ratelimit-policy"] } else { &[] };
+    for name in ["retry-after", "x-trace-id"].iter().chain(limits) {
         ensure!(answer.header(name).is_some(), "the refusal has no {name}");
     }
     let kind = answer.header("content-type").context("the refusal has no content type")?;
     ensure!(kind.starts_with("application/problem+json"), "the refusal is {kind}");
     let body: serde_json::Value = serde_json::from_slice(answer.body())?;
-    ensure!(body["status"] == 429, "the refusal's body has another status: {body}");
+    ensure!(body["status"] == answer.status, "the refusal's body has another status: {body}");
     Ok(())
 }
 
@@ -186,9 +188,9 @@ fn verify(target: &Target, expect: Expect, counts: &Counts, length: usize) -> an
     ensure!(counts.socket_errors == 0, "{} socket errors", counts.socket_errors);
     let wrong = match expect {
         Expect::Upstream => counts.error_statuses,
-        Expect::Refusal => counts.requests.saturating_sub(counts.error_statuses),
+        Expect::Refusal(_) => counts.requests.saturating_sub(counts.error_statuses),
     };
-    let strays = if expect == Expect::Refusal { target.stray_admissions } else { 0 };
+    let strays = if expect == Expect::Upstream { 0 } else { target.stray_admissions };
     ensure!(wrong <= strays, "{wrong} of {} answers had another status", counts.requests);
     // wrk does not tell 429 from 500; a different status has a different length.
     let mean = counts.bytes as f64 / counts.requests as f64;

@@ -1,0 +1,183 @@
+//! Servers whose capacity is known: each answer takes a fixed time, and a server works on so
+//! many at a time. They are this program started again, so that one can be stopped like a
+//! machine that hangs while the load goes on.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::contenders::{Bench, START_DEADLINE};
+use crate::http;
+use crate::process::{Process, free_addresses, poll_until};
+
+/// The argument that makes this program a server.
+pub(crate) const MODE: &str = "origin";
+/// Where a server says what it has done. Neither this nor `HEALTH` counts as a request.
+const COUNTS: &str = "/counts";
+/// Where a gateway's health checks ask.
+pub(crate) const HEALTH: &str = "/health";
+/// The longest request head that is read.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// What a server is like.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    /// How long an answer takes.
+    pub(crate) service: Duration,
+    /// How many requests it works on at a time; others wait.
+    pub(crate) slots: usize,
+    /// What it answers with.
+    pub(crate) status: u16,
+}
+
+/// A started server.
+pub(crate) struct Origin {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+/// What a server has done so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    /// The most requests it had at a time.
+    pub(crate) peak: u64,
+    /// The time its requests took, waits for a slot included.
+    pub(crate) busy: Duration,
+}
+
+impl Origin {
+    pub(crate) fn start(bench: &Bench<'_>, name: &str, kind: Kind) -> anyhow::Result<Self> {
+        let [address] = free_addresses()?;
+        let program: PathBuf = std::env::current_exe()?;
+        let Kind { service, slots, status } = kind;
+        let texts = [
+            address.to_string(),
+            service.as_micros().to_string(),
+            slots.to_string(),
+            status.to_string(),
+        ];
+        let mut args = vec![MODE];
+        args.extend(texts.iter().map(String::as_str));
+        let process = Process::start(name, bench.cores.load, &program, &args, bench.dir)?;
+        let origin = Self { process, address };
+        poll_until(START_DEADLINE, || origin.counts()).context("a server did not start")?;
+        Ok(origin)
+    }
+
+    pub(crate) fn counts(&self) -> anyhow::Result<Counts> {
+        let answer = http::get(self.address, COUNTS, "")?;
+        let json: serde_json::Value = serde_json::from_slice(answer.body())?;
+        let number = |name: &str| json[name].as_u64().with_context(|| format!("no {name}"));
+        Ok(Counts {
+            requests: number("requests")?,
+            peak: number("peak")?,
+            busy: Duration::from_micros(number("busy_us")?),
+        })
+    }
+}
+
+/// Serves until the process is ended; `args` are what [`Origin::start`] hands over.
+pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
+    let [address, service_us, slots, status] = args else { bail!("origin: wrong arguments") };
+    let kind = Kind {
+        service: Duration::from_micros(service_us.parse()?),
+        slots: slots.parse()?,
+        status: status.parse()?,
+    };
+    let listener = TcpListener::bind(address)?;
+    let work = Arc::new(Work { kind, state: Mutex::default(), freed: Condvar::new() });
+    for stream in listener.incoming() {
+        let (stream, work) = (stream?, work.clone());
+        // Whoever closes a connection ends its thread; nobody asks why.
+        thread::spawn(move || work.converse(stream));
+    }
+    Ok(())
+}
+
+/// The requests of a server.
+struct Work {
+    kind: Kind,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    requests: u64,
+    present: u64,
+    peak: u64,
+    busy: Duration,
+    working: usize,
+}
+
+impl Work {
+    /// Answers request after request until the other side has no more.
+    fn converse(&self, mut stream: TcpStream) -> anyhow::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut head = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let read = stream.read(&mut buffer)?;
+            ensure!(read > 0, "closed");
+            head.extend_from_slice(buffer.get(..read).unwrap_or_default());
+            ensure!(head.len() <= MAX_HEAD_BYTES, "the head is too long");
+            if !head.ends_with(b"\r\n\r\n") {
+                continue;
+            }
+            let answer = self.answer(path_of(&head));
+            stream.write_all(answer.as_bytes())?;
+            head.clear();
+        }
+    }
+
+    fn answer(&self, path: &[u8]) -> String {
+        let (status, body) = match path {
+            path if path == COUNTS.as_bytes() => (200, self.counts()),
+            path if path == HEALTH.as_bytes() => (self.kind.status, "{}".to_owned()),
+            _ => {
+                self.work();
+                (self.kind.status, "{}".to_owned())
+            }
+        };
+        let length = body.len();
+        format!("HTTP/1.1 {status} Answer\r\nContent-Length: {length}\r\n\r\n{body}")
+    }
+
+    /// One request: it waits for a slot and takes its time.
+    fn work(&self) {
+        let arrived = Instant::now();
+        let lock = || self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock();
+        state.requests += 1;
+        state.present += 1;
+        state.peak = state.peak.max(state.present);
+        let is_full = |state: &mut State| state.working >= self.kind.slots;
+        let mut state =
+            self.freed.wait_while(state, is_full).unwrap_or_else(PoisonError::into_inner);
+        state.working += 1;
+        drop(state);
+        thread::sleep(self.kind.service);
+        let mut state = lock();
+        state.working -= 1;
+        state.present -= 1;
+        state.busy += arrived.elapsed();
+        self.freed.notify_one();
+    }
+
+    fn counts(&self) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (requests, peak, busy_us) = (state.requests, state.peak, state.busy.as_micros());
+        format!(r#"{{"requests": {requests}, "peak": {peak}, "busy_us": {busy_us}}}"#)
+    }
+}
+
+/// The target of a request line.
+fn path_of(head: &[u8]) -> &[u8] {
+    head.split(|byte| *byte == b' ').nth(1).unwrap_or_default()
+}
