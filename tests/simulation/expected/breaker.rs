@@ -218,8 +218,9 @@ impl Breaker {
     pub(super) fn cooldown_ns(&self, asked_ns: u64) -> (u64, u64) {
         let BreakerPolicy { cooldown_ns, max_cooldown_ns, .. } = self.policy;
         let doubled_ns = cooldown_ns.saturating_mul(2_u64.saturating_pow(self.openings - 1));
-        let least_ns = doubled_ns.max(asked_ns).min(max_cooldown_ns);
-        (least_ns, (least_ns + least_ns / 10).min(max_cooldown_ns))
+        let (grown_ns, asked_ns) = (doubled_ns.min(max_cooldown_ns), asked_ns.min(max_cooldown_ns));
+        let least_ns = (grown_ns - grown_ns / 10).max(cooldown_ns);
+        (least_ns.max(asked_ns), grown_ns.max(asked_ns))
     }
 
     /// Enough probes have succeeded.
