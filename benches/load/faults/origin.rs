@@ -65,8 +65,14 @@ impl Origin {
         let mut args = vec![MODE];
         args.extend(texts.iter().map(String::as_str));
         let process = Process::start(name, bench.cores.load, &program, &args, bench.dir)?;
-        let origin = Self { process, address };
-        poll_until(START_DEADLINE, || origin.counts()).context("a server did not start")?;
+        let mut origin = Self { process, address };
+        poll_until(START_DEADLINE, || match origin.process.check_alive(bench.dir) {
+            // A process that has ended will never answer, so that is final.
+            Err(ended) => Ok(Err(ended)),
+            Ok(()) => origin.counts().map(Ok),
+        })
+        .and_then(|outcome| outcome)
+        .context("a server did not start")?;
         Ok(origin)
     }
 
