@@ -44,6 +44,8 @@ pub struct Attempts {
 struct Open {
     started: Instant,
     answered: Option<Answered>,
+    /// Its server was ejected already and asked because no other could be.
+    is_last_resort: bool,
     _load: ServerLoad,
 }
 
@@ -71,7 +73,12 @@ impl Attempts {
     /// An attempt at `server` begins.
     pub fn begin(&mut self, server: Arc<Server>, started: Instant) {
         self.begun += 1;
-        self.open = Some(Open { started, answered: None, _load: server.enter() });
+        self.open = Some(Open {
+            started,
+            answered: None,
+            is_last_resort: server.is_ejected(clock::ns_at(started)),
+            _load: server.enter(),
+        });
         self.server = Some(server);
     }
 
@@ -139,15 +146,20 @@ impl Attempts {
                 retry_after_ns: retry_after.map(|wait| wait.as_nanos() as u64),
             }),
         };
-        if let (Some(ticket), Some(verdict)) = (ticket, verdict) {
+        let (Some(server), Some(verdict)) = (&self.server, verdict) else {
+            self.record(outcome, open.answered.map(|answered| answered.status), took);
+            return;
+        };
+        let is_ok = verdict == Outcome::Success;
+        server.tell(is_ok, took_ns, now_ns);
+        // What was still on its way to a server when that was ejected fails in one go, and says
+        // of the upstream no more than is known already: that this server fails.
+        let is_news = is_ok || open.is_last_resort || !server.is_ejected(now_ns);
+        if let Some(ticket) = ticket.filter(|_| is_news) {
             ticket.tell(verdict, took_ns, now_ns);
         }
-        if let (Some(server), Some(verdict)) = (&self.server, verdict) {
-            let is_ok = matches!(verdict, Outcome::Success);
-            server.tell(is_ok, took_ns, now_ns);
-            if !is_ok {
-                let _ = self.tried.try_push(server.clone());
-            }
+        if !is_ok {
+            let _ = self.tried.try_push(server.clone());
         }
         if !self.records.is_empty() || status.is_some() || outcome != AttemptOutcome::Ok {
             self.record(outcome, open.answered.map(|answered| answered.status), took);

@@ -130,6 +130,11 @@ impl Server {
         }
     }
 
+    /// Whether it is out of balancing for failing.
+    pub fn is_ejected(&self, now_ns: u64) -> bool {
+        self.ejection().is_out(now_ns)
+    }
+
     /// Whether requests may go there at all: resolved, healthy by its checks and not drained.
     pub fn is_usable(&self) -> bool {
         self.address.is_some() && self.is_healthy() && !self.is_drained()

@@ -75,6 +75,29 @@ fn a_server_that_keeps_failing_leaves_and_the_others_serve() {
 }
 
 #[test]
+fn what_was_on_its_way_to_an_ejected_server_does_not_open_the_circuit() {
+    let upstreams = three();
+    let [dead, ..] = &upstreams;
+    dead.switch_to(fault::silent());
+    let gateway = gateway(
+        &format!(
+            "servers: {}, timeouts: {{read: 500ms}}, breaker: {{consecutive_failures: 4}}, \
+             ejection: {{consecutive_failures: 2, base: 1m}}",
+            list(&upstreams)
+        ),
+        "",
+    );
+    // Eight of them go to the dead server, and fail one right after the other.
+    let mut clients: Vec<_> = (0..24).map(|_| sent(&gateway, "a", "/")).collect();
+    let statuses = clients.iter_mut().map(|client| client.reply().status);
+    let failed = statuses.filter(|&status| status == 504).count();
+    assert!(failed >= 6, "{failed}");
+    for _ in 0..8 {
+        assert_eq!(get(&gateway, "a", "/").what, "200");
+    }
+}
+
+#[test]
 fn never_more_than_half_are_ejected() {
     let upstreams = three();
     upstreams.iter().for_each(|upstream| upstream.switch_to(fault::status(500)));
