@@ -1,6 +1,8 @@
 //! The composition root: from a configuration to a running process. The only file that
 //! knows all the others.
 
+mod answers;
+mod descriptors;
 mod signals;
 mod upkeep;
 
@@ -8,37 +10,31 @@ use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::table_metrics::TableMetrics;
-use crate::metrics::Metrics;
-use crate::proxy::refusal::{self, Refusal};
-use crate::proxy::{self, Proxy, trace};
+use crate::metrics::{ConnectionMetrics, Metrics};
+use crate::proxy::{self, Proxy};
 use crate::reload::Reloader;
 use crate::store::key::KeyHasher;
-use crate::telemetry::access_log::{AccessLog, Entry};
-use crate::wire::app::{Answers, GuardedApp};
-use crate::wire::fault::Fault;
+use crate::telemetry::access_log::AccessLog;
+use crate::wire::app::GuardedApp;
+use crate::wire::connections::Connections;
 use crate::wire::head::HeadLimits;
+use crate::wire::listening::Listening;
+use answers::Refuser;
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::StatusCode;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
 use pingora::services::Service as PingoraService;
 use pingora::services::listening::Service;
-use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
 use pingora_core::services::background::{BackgroundService, background_service};
 use signals::Signals;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use upkeep::UpkeepService;
 
-/// Read and write buffer of a client's connection. Pingora's default of 64 KiB to read is
-/// most of what an idle connection costs.
-const READ_BUFFER: usize = 4_096;
-const WRITE_BUFFER: usize = 1_460;
 /// Idle connections kept to upstreams, for each worker.
 const UPSTREAM_POOL: usize = 512;
 
@@ -66,16 +62,21 @@ pub fn run(config: &Config, file: Option<PathBuf>, announce: Announce) -> anyhow
     TableMetrics::register(registry, gateway.clone())?;
     let reloader = Arc::new(Reloader::new(gateway.clone(), file));
 
+    let connections = Arc::new(Connections::default());
+
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
-    server.add_service(data_service(&server, config, &gateway, access_log.clone(), listeners.data));
+    let proxy = Proxy::new(gateway.clone(), access_log.clone());
+    let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
+    let refuser = Refuser::new(gateway.clone(), access_log.clone());
+    server.add_service(data_service(config, proxy, refuser, &connections, listeners.data)?);
     server.add_service(metrics_service(config, listeners.metrics));
     server.add_service(background_service(
         "admin",
         AdminService::new(config, &gateway, reloader.clone(), listeners.admin),
     ));
     server.add_service(background_service("upkeep", UpkeepService(gateway.clone())));
-    let stop = Signals { gateway, reloader, access_log: access_log.clone(), announce };
+    let stop = Signals { gateway, connections, reloader, access_log: access_log.clone(), announce };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
     if let Some(log) = access_log {
         log.flush();
@@ -132,28 +133,25 @@ fn server_conf(config: &Config) -> ServerConf {
     }
 }
 
+type HttpProxy = pingora_proxy::HttpProxy<Proxy>;
+
 fn data_service(
-    server: &Server,
     config: &Config,
-    gateway: &Arc<Gateway>,
-    access_log: Option<AccessLog>,
+    proxy: HttpProxy,
+    refuser: Refuser,
+    connections: &Arc<Connections>,
     listeners: Vec<(String, TcpListener)>,
-) -> Inheriting<GuardedApp<pingora_proxy::HttpProxy<Proxy>>> {
+) -> anyhow::Result<Listening<HttpProxy>> {
+    descriptors::raise(config.server.connections.max);
     let limits = HeadLimits {
         max_head: config.server.max_head,
         max_headers: config.server.max_headers,
         max_uri: config.server.max_uri,
     };
-    let answers = Arc::new(Refuser { gateway: gateway.clone(), access_log: access_log.clone() });
-    let proxy = Proxy::new(gateway.clone(), access_log);
-    let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
-    let mut service = Service::new("data".to_owned(), GuardedApp::new(proxy, limits, answers));
-    service.threads = Some(config.server.workers);
-    for (address, _) in &listeners {
-        let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
-        service.add_listener(ListenerConfig::tcp(address).l4_buffer(buffers));
-    }
-    Inheriting { service, listeners }
+    let open = connections.clone();
+    ConnectionMetrics::watch(prometheus::default_registry(), move || open.open())?;
+    let app = GuardedApp::new(proxy, limits, Arc::new(refuser), connections.clone());
+    Ok(Listening::new(app, config.server.workers, listeners))
 }
 
 fn metrics_service(
@@ -231,43 +229,6 @@ impl BackgroundService for AdminService {
             && let Err(error) = admin::serve(listener, self.router.clone(), until).await
         {
             log::error!("the admin API stopped: {error}");
-        }
-    }
-}
-
-/// Answers and accounts for heads that never became a request.
-struct Refuser {
-    gateway: Arc<Gateway>,
-    access_log: Option<AccessLog>,
-}
-
-impl Answers for Refuser {
-    fn refuse(&self, fault: Fault, peer: Option<IpAddr>) -> Bytes {
-        let refusal = Refusal::Malformed(fault);
-        let trace_id = trace::new();
-        let response = refusal::bare_response(&refusal, trace::text(&trace_id));
-        self.account(refusal.status(), trace::text(&trace_id), peer, Some(refusal.name()));
-        Bytes::from(response)
-    }
-
-    fn parser_refused(&self) {
-        self.account(StatusCode::BAD_REQUEST, "", None, None);
-    }
-}
-
-impl Refuser {
-    fn account(
-        &self,
-        status: StatusCode,
-        trace_id: &str,
-        client_ip: Option<IpAddr>,
-        refusal: Option<&'static str>,
-    ) {
-        self.gateway.generation().no_route.count(status.as_u16());
-        if let Some(log) = &self.access_log {
-            let client_ip = client_ip.map(|ip| ip.to_string());
-            let client_ip = client_ip.as_deref();
-            log.record(&Entry::unread(trace_id, client_ip, status.as_u16(), refusal));
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::gateway::Gateway;
 use crate::lifecycle::Stage;
 use crate::reload::Reloader;
 use crate::telemetry::access_log::AccessLog;
+use crate::wire::connections::Connections;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ const QUIET_BEFORE_EXIT: Duration = Duration::from_millis(100);
 /// Waits for signals: HUP reloads, TERM and INT stop, the former gracefully.
 pub(super) struct Signals {
     pub(super) gateway: Arc<Gateway>,
+    /// Those of clients: as long as one is open, a request may come on it.
+    pub(super) connections: Arc<Connections>,
     pub(super) reloader: Arc<Reloader>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) announce: Announce,
@@ -84,13 +87,16 @@ impl Signals {
         log::info!("stopping: draining for at most {grace_period:?}");
         self.gateway.lifecycle.advance(Stage::Draining);
         let (gateway, access_log) = (self.gateway.clone(), self.access_log.clone());
+        let connections = self.connections.clone();
+        let is_quiet = move || gateway.inflight() == 0 && connections.open() == 0;
+        let gateway = self.gateway.clone();
         let watch = move || {
             let end = clock::now_ns() + grace_period.as_nanos() as u64;
             let step = Duration::from_millis(5);
             let mut quiet = Duration::ZERO;
             while quiet < QUIET_BEFORE_EXIT && clock::now_ns() < end {
                 std::thread::sleep(step);
-                quiet = if gateway.inflight() == 0 { quiet + step } else { Duration::ZERO };
+                quiet = if is_quiet() { quiet + step } else { Duration::ZERO };
             }
             if let Some(log) = access_log {
                 log.flush();

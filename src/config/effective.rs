@@ -54,6 +54,12 @@ fn server(server: &Server) -> Value {
         "max_head": size_text(server.max_head as u64),
         "max_headers": server.max_headers,
         "max_uri": size_text(server.max_uri as u64),
+        "header_timeout": duration_text(server.connections.header_timeout),
+        "idle_timeout": duration_text(server.connections.idle_timeout),
+        "min_body_rate": size_text(server.connections.min_body_rate),
+        "max_connections": server.connections.max,
+        "max_connections_per_ip": server.connections.max_per_ip,
+        "max_requests_per_connection": server.connections.max_requests,
         "access_log": access_log(&server.access_log),
         "x_ratelimit_headers": server.x_ratelimit_headers,
     })

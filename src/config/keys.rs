@@ -40,20 +40,16 @@ pub(super) const SERVER: Keys = Keys {
         "max_head",
         "max_headers",
         "max_uri",
-        "access_log",
-        "x_ratelimit_headers",
-    ],
-    later: &[
+        "header_timeout",
+        "idle_timeout",
+        "min_body_rate",
         "max_connections",
         "max_connections_per_ip",
         "max_requests_per_connection",
-        "reload_watch",
-        "watch_file",
-        "header_timeout",
-        "min_body_rate",
-        "idle_timeout",
-        "upgrade_socket",
+        "access_log",
+        "x_ratelimit_headers",
     ],
+    later: &["reload_watch", "watch_file", "upgrade_socket"],
 };
 pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };
 pub(super) const ADMIN: Keys = Keys { known: &["listen", "token"], later: &[] };
