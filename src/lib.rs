@@ -13,12 +13,13 @@
 //!   Pingora's phases over the policies; [`admin`] is the API to steer it by.
 //! - [`metrics`], [`telemetry`], [`lifecycle`] and [`clock`] serve them all, and [`app`] puts
 //!   everything together. [`demo`] is something to try, [`remote`] what the commands for a
-//!   running gateway are made of.
+//!   running gateway are made of, [`cli`] what the command line takes.
 //!
 //! What points where is in docs/ARCHITECTURE.md, and a test holds it.
 
 pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
