@@ -4,10 +4,11 @@
 use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
+use tollgate::app::{self, Announce, Launch, Origin};
 use tollgate::cli::{Arguments, Command};
 use tollgate::config::{self, LoadError, Loaded};
 use tollgate::remote::{self, Answer, Remote};
-use tollgate::{app, demo, telemetry};
+use tollgate::{demo, telemetry};
 
 /// Allocates for the whole program; takes a tenth less CPU for each request than the
 /// system's allocator.
@@ -20,8 +21,8 @@ const EX_UNAVAILABLE: u8 = 69;
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { file, upgrade: false } => run(&file.path()),
-        Command::Run { file, upgrade: true } => run_as_successor(&file.path()),
+        Command::Run { file, upgrade: false } => run(&file.path(), Origin::Opened),
+        Command::Run { file, upgrade: true } => run(&file.path(), Origin::Predecessor),
         Command::Check { file } => check(&file.path()),
         Command::Reload { gateway, to: None } => reload(&gateway.path()),
         Command::Reload { gateway, to: Some(generation) } => go_back(&gateway.path(), generation),
@@ -35,24 +36,31 @@ fn main() -> ExitCode {
 /// The exit code is the error too: what went wrong has been told.
 type Outcome = Result<ExitCode, ExitCode>;
 
-fn run(file: &Path) -> Outcome {
+fn run(file: &Path, origin: Origin) -> Outcome {
     let loaded = load(file)?;
     serve(|| {
         for warning in &loaded.warnings {
             log::warn!("{}", warning.in_file(file));
         }
-        app::run(&loaded.config, Some(file.to_owned()), app::Announce::InLog)
+        app::run(Launch {
+            config: &loaded.config,
+            file: Some(file.to_owned()),
+            origin,
+            announce: Announce::InLog,
+        })
     })
 }
 
-/// `run --upgrade`. NOT BUILT YET: only the definition is here.
-fn run_as_successor(file: &Path) -> Outcome {
-    not_built_yet("run --upgrade", file)
-}
-
-/// `upgrade`. NOT BUILT YET: only the definition is here.
 fn upgrade(file: &Path) -> Outcome {
-    not_built_yet("upgrade", file)
+    let remote = Remote::of(&load(file)?.config);
+    let answer = ask(&remote, "POST", "/upgrade")?;
+    let text = remote::describe_upgrade(&answer);
+    if answer.status == 200 {
+        print(&text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(text.trim_end());
+    Err(ExitCode::FAILURE)
 }
 
 /// `reload --to`. NOT BUILT YET: only the definition is here.

@@ -104,6 +104,17 @@ pub fn describe_reload(answer: &Answer) -> String {
     text
 }
 
+/// What an upgrade came to, for people.
+pub fn describe_upgrade(answer: &Answer) -> String {
+    match answer.body["process"].as_i64() {
+        Some(process) if answer.status == 200 => format!("process {process} serves now\n"),
+        _ => {
+            let detail = answer.body["detail"].as_str().unwrap_or("the gateway gave no reason");
+            format!("not upgraded ({}): {detail}\n", answer.status)
+        }
+    }
+}
+
 /// A gateway on one screen, from its answers to `/health`, `/circuit-breakers` and `/upstreams`.
 pub fn describe_status(health: &Value, circuits: &Value, upstreams: &Value) -> String {
     let mut text = String::new();

@@ -20,12 +20,14 @@ mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod upstreams;
 
 pub use server::serve;
 
 use crate::config::Secret;
 use crate::gateway::Gateway;
+use crate::handover::Upgrader;
 use crate::reload::Reloader;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
@@ -50,6 +52,8 @@ pub struct AdminState {
     pub gateway: Arc<Gateway>,
     /// Reads the configuration's file again.
     pub reloader: Arc<Reloader>,
+    /// Replaces the process.
+    pub upgrader: Arc<Upgrader>,
     /// Its own address, as configured.
     pub listen: SocketAddr,
     /// The token that requests must bear; none: no token is asked for.
@@ -96,6 +100,7 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .routes(routes!(metrics::latency))
         .routes(routes!(config::config))
         .routes(routes!(reload::reload))
+        .routes(routes!(upgrade::upgrade))
         .routes(routes!(openapi::document))
 }
 

@@ -56,6 +56,7 @@ fn server(server: &Server) -> Value {
         "max_uri": size_text(server.max_uri as u64),
         "access_log": access_log(&server.access_log),
         "x_ratelimit_headers": server.x_ratelimit_headers,
+        "upgrade_socket": server.upgrade_socket,
     })
 }
 

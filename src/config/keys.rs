@@ -42,6 +42,7 @@ pub(super) const SERVER: Keys = Keys {
         "max_uri",
         "access_log",
         "x_ratelimit_headers",
+        "upgrade_socket",
     ],
     later: &[
         "max_connections",
@@ -52,7 +53,6 @@ pub(super) const SERVER: Keys = Keys {
         "header_timeout",
         "min_body_rate",
         "idle_timeout",
-        "upgrade_socket",
     ],
 };
 pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };

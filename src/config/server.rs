@@ -39,6 +39,8 @@ pub struct Server {
     pub access_log: AccessLog,
     /// Whether answers also carry the older X-RateLimit-Limit, -Remaining and -Reset.
     pub x_ratelimit_headers: bool,
+    /// Where a successor waits to take over; none: in a private folder.
+    pub upgrade_socket: Option<PathBuf>,
 }
 
 impl Default for Server {
@@ -55,6 +57,7 @@ impl Default for Server {
             max_uri: 8 << 10,
             access_log: AccessLog::None,
             x_ratelimit_headers: false,
+            upgrade_socket: None,
         }
     }
 }
@@ -191,6 +194,7 @@ impl Server {
         }
         let value = section.value("x_ratelimit_headers", report, "true or false", value::boolean);
         set(&mut server.x_ratelimit_headers, value);
+        server.upgrade_socket = section.value("upgrade_socket", report, "a path", file_path);
         server
     }
 }
@@ -271,13 +275,15 @@ fn access_log(field: &Field<'_>, report: &mut Report) -> Option<AccessLog> {
         .value("format", report, "json or combined", |text| word(text, &known, &[]))
         .unwrap_or(AccessLogFormat::Json);
     let file = section.require("file", report, "file: /var/log/tollgate/access.log")?;
-    let path = file.read(report, "a file's path", |text| {
-        if text.contains('\0') {
-            return Err(format!("{} is not a path", quote(text)));
-        }
-        Ok(PathBuf::from(text))
-    })?;
+    let path = file.read(report, "a file's path", file_path)?;
     Some(AccessLog::File { path, format })
+}
+
+fn file_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("{} is not a path", quote(text)));
+    }
+    Ok(PathBuf::from(text))
 }
 
 impl Admin {

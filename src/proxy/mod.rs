@@ -51,12 +51,19 @@ pub struct Proxy {
     gateway: Arc<Gateway>,
     access_log: Option<AccessLog>,
     pseudonym: Pseudonym,
+    /// Where the process asks itself whether it answers.
+    own_probe: Option<Box<str>>,
 }
 
 impl Proxy {
-    /// A proxy for `gateway`.
-    pub fn new(gateway: Arc<Gateway>, access_log: Option<AccessLog>) -> Proxy {
-        Proxy { gateway, access_log, pseudonym: Pseudonym::random() }
+    /// A proxy for `gateway`. The path `own_probe` is answered like `server.health_path`.
+    pub fn new(
+        gateway: Arc<Gateway>,
+        access_log: Option<AccessLog>,
+        own_probe: Option<&str>,
+    ) -> Proxy {
+        let own_probe = own_probe.map(Box::from);
+        Proxy { gateway, access_log, pseudonym: Pseudonym::random(), own_probe }
     }
 }
 
