@@ -2,14 +2,19 @@
 //! has changed, and after it nothing can fail; so a reload that fails leaves everything as it
 //! was.
 
+mod progress;
+
+pub use progress::{Phase, Progress};
+
 use crate::config::{self, Finding, LoadError};
 use crate::gateway::{Gateway, Generation};
+use progress::Teller;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +31,7 @@ pub struct Reloader {
     /// None: it was started without a file.
     file: Option<PathBuf>,
     turn: Mutex<()>,
+    progress: Teller,
 }
 
 /// A reload that was taken.
@@ -56,7 +62,12 @@ pub enum Rejected {
 impl Reloader {
     /// Reloads `gateway` from `file`.
     pub fn new(gateway: Arc<Gateway>, file: Option<PathBuf>) -> Reloader {
-        Reloader { gateway, file, turn: Mutex::new(()) }
+        Reloader { gateway, file, turn: Mutex::new(()), progress: Teller::new() }
+    }
+
+    /// Where reloads stand, and how to wait for the next change of that.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
     }
 
     /// The file.
@@ -70,11 +81,21 @@ impl Reloader {
     /// Why the old configuration serves on.
     pub async fn reload(&self) -> Result<Reloaded, Rejected> {
         let _turn = self.turn.lock().await;
+        self.progress.begin();
         let outcome = self.exchange().await;
         self.gateway.metrics.reloaded(outcome.is_ok());
         match &outcome {
-            Ok(reloaded) => self.log_taken(reloaded),
-            Err(why) => log::error!("reload rejected, the old configuration serves on: {why}"),
+            Ok(reloaded) => {
+                self.log_taken(reloaded);
+                let changes = reloaded.changed.len();
+                self.progress.end(Phase::Taken { generation: reloaded.generation, changes });
+            }
+            Err(why) => {
+                log::error!("reload rejected, the old configuration serves on: {why}");
+                let generation = self.gateway.generation().number;
+                let why = why.to_string().replace('\n', "; ").into();
+                self.progress.end(Phase::Rejected { generation, why });
+            }
         }
         outcome
     }
