@@ -54,8 +54,7 @@ impl Listeners {
         let data = self.data.iter().zip(&config.server.listen);
         let data = data.map(|((_, listener), &address)| (Role::Data, address, listener));
         let metrics = self.metrics.iter();
-        let metrics =
-            metrics.map(|(_, listener)| (Role::Metrics, config.metrics.listen, listener));
+        let metrics = metrics.map(|(_, listener)| (Role::Metrics, config.metrics.listen, listener));
         let admin = std::iter::once((Role::Admin, config.admin.listen, &self.admin));
         let all = data.chain(metrics).chain(admin);
         all.map(|(role, address, listener)| {

@@ -37,10 +37,7 @@ pub(super) struct SignalWatch {
 }
 
 impl SignalWatch {
-    pub(super) fn new(
-        signals: Signals,
-        failure: Arc<Mutex<Option<anyhow::Error>>>,
-    ) -> SignalWatch {
+    pub(super) fn new(signals: Signals, failure: Arc<Mutex<Option<anyhow::Error>>>) -> SignalWatch {
         SignalWatch { signals: Mutex::new(Some(signals)), failure }
     }
 }
@@ -154,6 +151,7 @@ impl Signals {
             config.metrics.listen
         );
         systemd::ready(&format!("serving on {addresses}, generation {}", generation.number));
+        tokio::spawn(systemd::tell_reloads(self.reloader.progress(), addresses));
         if let Announce::With(print) = self.announce {
             print(config);
         }

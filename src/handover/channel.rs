@@ -114,8 +114,7 @@ impl Channel {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut bytes)];
         // Close-on-exec, or whatever this process starts would hold the sockets open.
-        let received =
-            recvmsg(&self.stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC);
+        let received = recvmsg(&self.stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC);
         let count = match received {
             Ok(received) => received.bytes,
             Err(Errno::INTR) => return Ok(()),

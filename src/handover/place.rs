@@ -40,7 +40,9 @@ fn private_folder() -> anyhow::Result<PathBuf> {
         _ => std::env::temp_dir().join(format!("tollgate-{user}")),
     };
     let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(&folder);
-    made.with_context(|| format!("{} cannot be made; set server.upgrade_socket", folder.display()))?;
+    made.with_context(|| {
+        format!("{} cannot be made; set server.upgrade_socket", folder.display())
+    })?;
     // In /tmp anybody could have been first; a link is not followed.
     let found = fs::symlink_metadata(&folder)?;
     if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {

@@ -77,11 +77,7 @@ pub(super) struct Serving {
 }
 
 /// Gives the successor at `path` the sockets and waits until it serves.
-pub(super) fn offer(
-    path: &Path,
-    sockets: &[Socket],
-    heir: &mut Heir,
-) -> Result<Serving, Failure> {
+pub(super) fn offer(path: &Path, sockets: &[Socket], heir: &mut Heir) -> Result<Serving, Failure> {
     let started = clock::now();
     let stream = find(path, heir, started)?;
     let end = match heir {
@@ -97,10 +93,9 @@ pub(super) fn offer(
     if !is_expected {
         return Err(Failure::Stranger(process));
     }
-    let named = sockets.iter().map(|socket| Named {
-        role: socket.role.unwrap_or(Role::Data),
-        address: socket.address,
-    });
+    let named = sockets
+        .iter()
+        .map(|socket| Named { role: socket.role.unwrap_or(Role::Data), address: socket.address });
     let message = Message::Sockets { protocol: PROTOCOL, sockets: named.collect() };
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.listener.as_fd()).collect();
     channel.send(&message, &fds).map_err(Failure::Broken)?;
