@@ -98,14 +98,15 @@ pub(super) fn offer(path: &Path, sockets: &[Socket], heir: &mut Heir) -> Result<
         .map(|socket| Named { role: socket.role.unwrap_or(Role::Data), address: socket.address });
     let message = Message::Sockets { protocol: PROTOCOL, sockets: named.collect() };
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.listener.as_fd()).collect();
-    channel.send(&message, &fds).map_err(Failure::Broken)?;
-    match channel.receive(end) {
+    match channel.send(&message, &fds).and_then(|()| channel.receive(end)) {
         Ok((Message::Ready, _)) => Ok(Serving { channel, process }),
         Ok((Message::Failed { why }, _)) => Err(Failure::Declined(why)),
         Ok((other, _)) => Err(Failure::Broken(io::Error::other(format!("it said {other:?}")))),
         Err(error) => Err(match error.kind() {
             ErrorKind::TimedOut => Failure::NotReady,
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => gone(heir),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                gone(heir)
+            }
             _ => Failure::Broken(error),
         }),
     }
