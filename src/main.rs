@@ -52,7 +52,7 @@ fn run(file: &Path, origin: Origin) -> Outcome {
 }
 
 fn upgrade(file: &Path) -> Outcome {
-    let remote = Remote::of(&load(file)?.config);
+    let remote = remote(file)?;
     let answer = ask(&remote, "POST", "/upgrade")?;
     let text = remote::describe_upgrade(&answer);
     if answer.status == 200 {
@@ -83,8 +83,10 @@ fn check(file: &Path) -> Outcome {
 }
 
 fn reload(file: &Path) -> Outcome {
-    let remote = Remote::of(&load(file)?.config);
-    let answer = ask(&remote, "POST", "/reload")?;
+    let remote = remote(file)?;
+    // A file that is wrong may also name the wrong gateway; then what is wrong matters more.
+    let answer =
+        remote.ask("POST", "/reload").or_else(|error| load(file).and(unreachable(&error)))?;
     let text = remote::describe_reload(&answer);
     match answer.status {
         200 => print(&text),
@@ -101,7 +103,7 @@ fn reload(file: &Path) -> Outcome {
 }
 
 fn status(file: &Path) -> Outcome {
-    let remote = Remote::of(&load(file)?.config);
+    let remote = remote(file)?;
     let health = ask(&remote, "GET", "/health")?;
     let parts = ["/circuit-breakers", "/upstreams"].map(|path| ask(&remote, "GET", path));
     let [circuits, upstreams] = parts;
@@ -114,11 +116,18 @@ fn status(file: &Path) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The admin API of the gateway that serves `file`, or would if that were right.
+fn remote(file: &Path) -> Result<Remote, ExitCode> {
+    told(file, config::load_admin(file)).map(|admin| Remote::of(&admin))
+}
+
 fn ask(remote: &Remote, method: &str, path: &str) -> Result<Answer, ExitCode> {
-    remote.ask(method, path).map_err(|error| {
-        say(&format!("tollgate: {error:#}"));
-        ExitCode::from(EX_UNAVAILABLE)
-    })
+    remote.ask(method, path).or_else(|error| unreachable(&error))
+}
+
+fn unreachable<T>(error: &anyhow::Error) -> Result<T, ExitCode> {
+    say(&format!("tollgate: {error:#}"));
+    Err(ExitCode::from(EX_UNAVAILABLE))
 }
 
 fn serve(serve: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
@@ -132,7 +141,12 @@ fn serve(serve: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
 }
 
 fn load(file: &Path) -> Result<Loaded, ExitCode> {
-    config::load(file).map_err(|error| {
+    told(file, config::load(file))
+}
+
+/// Prints what is wrong with `file`.
+fn told<T>(file: &Path, loaded: Result<T, LoadError>) -> Result<T, ExitCode> {
+    loaded.map_err(|error| {
         match &error {
             LoadError::Invalid(findings) => {
                 for finding in findings {

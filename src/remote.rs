@@ -3,7 +3,7 @@
 //! They read the same file as the gateway, for the API's address and token. One request on a
 //! connection of its own; a client library would be larger than all of this.
 
-use crate::config::Config;
+use crate::config::Admin;
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -35,15 +35,15 @@ pub struct Answer {
 }
 
 impl Remote {
-    /// The API that `config` describes; where it listens on every address, loopback is asked.
-    pub fn of(config: &Config) -> Remote {
-        let mut address = config.admin.listen;
+    /// The API that `admin` describes; where it listens on every address, loopback is asked.
+    pub fn of(admin: &Admin) -> Remote {
+        let mut address = admin.listen;
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             _ => {}
         }
-        let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
+        let token = admin.token.as_ref().map(|token| token.expose().to_owned());
         Remote { address, token }
     }
 

@@ -119,6 +119,37 @@ impl LoadError {
 /// # Errors
 /// When there is no file, it cannot be read, or it is wrong; then with all that is wrong.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let (config, warnings) = parse(&read(path)?, &environment).map_err(LoadError::Invalid)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Reads of a file only where the admin API is, whatever else is wrong with it: what steers a
+/// running gateway must reach it to be told what is.
+///
+/// # Errors
+/// As [`load`], where that much cannot be read.
+pub fn load_admin(path: &Path) -> Result<Admin, LoadError> {
+    let mut report = Report::default();
+    let admin = yaml::parse(&read(path)?, &mut report).and_then(|mut root| {
+        expand::expand(&mut root, &environment, &mut report);
+        let root = Field::root(&root).section(&mut Report::default(), &keys::FILE)?;
+        Some(Admin::read(root.get("admin"), &mut report))
+    });
+    let (mut errors, _) = report.finish();
+    match admin {
+        Some(admin) => {
+            errors.retain(|error| error.path.split(['.', '[']).next() == Some("admin"));
+            if errors.is_empty() { Ok(admin) } else { Err(LoadError::Invalid(errors)) }
+        }
+        None => Err(LoadError::Invalid(errors)),
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
     let unreadable = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::Missing(path.to_owned()),
         _ => LoadError::Unreadable(path.to_owned(), error),
@@ -134,15 +165,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         let mib = yaml::MAX_FILE_BYTES >> 20;
         return Err(invalid(format!("the file is longer than {mib} MiB")));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         invalid(format!(
             "byte {} is not UTF-8; is this a YAML file?",
             error.utf8_error().valid_up_to()
         ))
-    })?;
-    let env = |name: &str| std::env::var(name).ok();
-    let (config, warnings) = parse(&text, &env).map_err(LoadError::Invalid)?;
-    Ok(Loaded { config, warnings })
+    })
 }
 
 /// Checks a file's text; `env` looks up variables. Gives the configuration and its warnings.

@@ -1,5 +1,6 @@
 //! The configuration as a whole: what a text is read as, and all that is found wrong with it.
 
+mod admin_alone;
 mod resilience;
 
 use std::net::SocketAddr;
