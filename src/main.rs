@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
-use tollgate::cli::{Arguments, Command};
+use tollgate::cli::{self, Arguments, Command, manual};
 use tollgate::config::{self, LoadError, Loaded};
 use tollgate::remote::{self, Answer, Remote};
 use tollgate::{app, demo, telemetry};
@@ -28,6 +28,11 @@ fn main() -> ExitCode {
         Command::Upgrade { gateway } => upgrade(&gateway.path()),
         Command::Status { gateway } => status(&gateway.path()),
         Command::Demo => serve(demo::run),
+        Command::Completions { shell } => {
+            write(&cli::completions(shell));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { out } => man(out.as_deref()),
     };
     outcome.unwrap_or_else(|code| code)
 }
@@ -106,6 +111,18 @@ fn status(file: &Path) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+fn man(out: Option<&Path>) -> Outcome {
+    let written = match out {
+        Some(folder) => manual::write_pages(folder),
+        None => manual::pages().map(|pages| pages.iter().for_each(|(_, text)| write(text))),
+    };
+    written.map_err(|error| {
+        say(&format!("tollgate: the manual cannot be written: {error}"));
+        ExitCode::FAILURE
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn ask(remote: &Remote, method: &str, path: &str) -> Result<Answer, ExitCode> {
     remote.ask(method, path).map_err(|error| {
         say(&format!("tollgate: {error:#}"));
@@ -139,7 +156,11 @@ fn load(file: &Path) -> Result<Loaded, ExitCode> {
 
 /// Prints a result; whoever closed standard output only wants the exit code.
 fn print(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    write(text.as_bytes());
+}
+
+fn write(bytes: &[u8]) {
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), bytes);
 }
 
 /// Tells the user; where standard error is closed there is nobody to tell.
