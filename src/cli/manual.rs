@@ -130,8 +130,10 @@ fn page(command: &clap::Command, sections: &[Section]) -> io::Result<(String, Ve
     let man = Man::new(command.clone());
     let file = man.get_filename();
     let name = file.trim_end_matches(".1");
-    // Not the crate's title line: it leaves out an empty date, and what follows moves up.
-    let title = format!(".TH {} 1 \"\" \"tollgate {VERSION}\" Tollgate\n", name.to_uppercase());
+    // Not the crate's title line: it leaves out an empty date, and what follows moves up. `.nh`,
+    // since names that are to be typed must not be hyphenated.
+    let title =
+        format!(".TH {} 1 \"\" \"tollgate {VERSION}\" Tollgate\n.nh\n", name.to_uppercase());
     let mut text = title.into_bytes();
     man.render_name_section(&mut text)?;
     man.render_synopsis_section(&mut text)?;
