@@ -109,6 +109,10 @@ deb:
 	.ci/need 'dpkg-deb:dpkg'
 	@MAKE='$(MAKE)' BINARY='$(BINARY)' deploy/debian/build
 
+# The container, the manifests and the alerts, with the tools made for them.
+lint-deploy:
+	.ci/lint-deploy
+
 fmt:
 	$(CARGO) fmt
 

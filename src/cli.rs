@@ -6,6 +6,7 @@ pub mod manual;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 pub use clap_complete::Shell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where the configuration is looked for when no file is named: the first that exists, or else
@@ -105,6 +106,23 @@ pub enum Command {
     /// Serve the shipped configuration on loopback with a sample upstream, and print what to
     /// try.
     Demo,
+    /// Ask the data port whether the gateway is ready; for containers without another client.
+    ///
+    /// The exit status is 0 when it answers with 200, 1 when it answers otherwise, 69 when it does
+    /// not. No configuration is read: one that was edited and is wrong does not make the gateway
+    /// that serves unhealthy.
+    #[command(hide = true)]
+    Ready {
+        /// Where the gateway listens.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+        address: SocketAddr,
+        /// The gateway's server.health_path.
+        #[arg(long, value_name = "PATH", default_value = "/healthz")]
+        path: String,
+        /// Take any answer for a good one: it lives, be it full or draining.
+        #[arg(long)]
+        any_status: bool,
+    },
     /// Print what makes a shell complete this command; for packages.
     #[command(hide = true)]
     Completions {

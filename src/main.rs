@@ -2,6 +2,7 @@
 //! sysexits.h has it.
 
 use clap::Parser;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use tollgate::cli::{self, Arguments, Command, manual};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Upgrade { gateway } => upgrade(&gateway.path()),
         Command::Status { gateway } => status(&gateway.path()),
         Command::Demo => serve(demo::run),
+        Command::Ready { address, path, any_status } => ready(address, &path, any_status),
         Command::Completions { shell } => {
             write(&cli::completions(shell));
             Ok(ExitCode::SUCCESS)
@@ -109,6 +111,15 @@ fn status(file: &Path) -> Outcome {
     }
     print(&remote::describe_status(&health.body, &circuits.body, &upstreams.body));
     Ok(ExitCode::SUCCESS)
+}
+
+fn ready(address: SocketAddr, path: &str, any_status: bool) -> Outcome {
+    let status = ask(&Remote::at(address), "GET", path)?.status;
+    if any_status || status == 200 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!("tollgate: {path} is answered with {status}"));
+    Err(ExitCode::FAILURE)
 }
 
 fn man(out: Option<&Path>) -> Outcome {
