@@ -1,8 +1,12 @@
 //! The command line: what `tollgate` takes.
 //!
-//! Only definitions, so that man pages and completions can be written from them as well.
+//! Only definitions, so that [`manual`] and completions can be written from them as well.
 
-use clap::{Args, Parser, Subcommand};
+pub mod manual;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+pub use clap_complete::Shell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where the configuration is looked for when no file is named: the first that exists, or else
@@ -65,15 +69,18 @@ pub enum Command {
         #[arg(long)]
         upgrade: bool,
     },
-    /// Check a configuration: print every error and warning; exit 0 when it is good, 64 when
-    /// it is not, 66 when there is none.
+    /// Check a configuration: print every error and warning.
+    ///
+    /// The exit status is 0 when it is good, 64 when it is not, 66 when there is none.
     Check {
         /// What to check.
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Make the running gateway read its configuration again; exit 0 when the new one serves,
-    /// 64 when it is wrong and the old one serves on, 69 when no gateway answers.
+    /// Make the running gateway read its configuration again.
+    ///
+    /// The exit status is 0 when the new one serves, 64 when it is wrong and the old one serves
+    /// on, 69 when no gateway answers.
     Reload {
         /// Whom to tell.
         #[command(flatten)]
@@ -99,4 +106,41 @@ pub enum Command {
     /// Serve the shipped configuration on loopback with a sample upstream, and print what to
     /// try.
     Demo,
+    /// Ask the data port whether the gateway is ready; for containers without another client.
+    ///
+    /// The exit status is 0 when it answers with 200, 1 when it answers otherwise, 69 when it does
+    /// not. No configuration is read: one that was edited and is wrong does not make the gateway
+    /// that serves unhealthy.
+    #[command(hide = true)]
+    Ready {
+        /// Where the gateway listens.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+        address: SocketAddr,
+        /// The gateway's server.health_path.
+        #[arg(long, value_name = "PATH", default_value = "/healthz")]
+        path: String,
+        /// Take any answer for a good one: it lives, be it full or draining.
+        #[arg(long)]
+        any_status: bool,
+    },
+    /// Print what makes a shell complete this command; for packages.
+    #[command(hide = true)]
+    Completions {
+        /// Whose language it is in.
+        shell: Shell,
+    },
+    /// Print the manual, in roff; for packages.
+    #[command(hide = true)]
+    Man {
+        /// Write the page of the program and one for each command to this folder instead.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// What makes `shell` complete the command line.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "tollgate", &mut text);
+    text
 }

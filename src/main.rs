@@ -2,10 +2,11 @@
 //! sysexits.h has it.
 
 use clap::Parser;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use tollgate::app::{self, Announce, Launch, Origin};
-use tollgate::cli::{Arguments, Command};
+use tollgate::cli::{self, Arguments, Command, manual};
 use tollgate::config::{self, LoadError, Loaded};
 use tollgate::remote::{self, Answer, Remote};
 use tollgate::{demo, telemetry};
@@ -29,6 +30,12 @@ fn main() -> ExitCode {
         Command::Upgrade { gateway } => upgrade(&gateway.path()),
         Command::Status { gateway } => status(&gateway.path()),
         Command::Demo => serve(demo::run),
+        Command::Ready { address, path, any_status } => ready(address, &path, any_status),
+        Command::Completions { shell } => {
+            write(&cli::completions(shell));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { out } => man(out.as_deref()),
     };
     outcome.unwrap_or_else(|code| code)
 }
@@ -121,6 +128,27 @@ fn remote(file: &Path) -> Result<Remote, ExitCode> {
     told(file, config::load_admin(file)).map(|admin| Remote::of(&admin))
 }
 
+fn ready(address: SocketAddr, path: &str, any_status: bool) -> Outcome {
+    let status = ask(&Remote::at(address), "GET", path)?.status;
+    if any_status || status == 200 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!("tollgate: {path} is answered with {status}"));
+    Err(ExitCode::FAILURE)
+}
+
+fn man(out: Option<&Path>) -> Outcome {
+    let written = match out {
+        Some(folder) => manual::write_pages(folder),
+        None => manual::pages().map(|pages| pages.iter().for_each(|(_, text)| write(text))),
+    };
+    written.map_err(|error| {
+        say(&format!("tollgate: the manual cannot be written: {error}"));
+        ExitCode::FAILURE
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn ask(remote: &Remote, method: &str, path: &str) -> Result<Answer, ExitCode> {
     remote.ask(method, path).or_else(|error| unreachable(&error))
 }
@@ -161,7 +189,11 @@ fn told<T>(file: &Path, loaded: Result<T, LoadError>) -> Result<T, ExitCode> {
 
 /// Prints a result; whoever closed standard output only wants the exit code.
 fn print(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    write(text.as_bytes());
+}
+
+fn write(bytes: &[u8]) {
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), bytes);
 }
 
 /// Tells the user; where standard error is closed there is nobody to tell.

@@ -35,16 +35,20 @@ pub struct Answer {
 }
 
 impl Remote {
-    /// The API that `admin` describes; where it listens on every address, loopback is asked.
+    /// The API that `admin` describes.
     pub fn of(admin: &Admin) -> Remote {
-        let mut address = admin.listen;
+        let token = admin.token.as_ref().map(|token| token.expose().to_owned());
+        Remote { token, ..Remote::at(admin.listen) }
+    }
+
+    /// What listens at `address`, without a token; on every address, loopback is asked.
+    pub fn at(mut address: SocketAddr) -> Remote {
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             _ => {}
         }
-        let token = admin.token.as_ref().map(|token| token.expose().to_owned());
-        Remote { address, token }
+        Remote { address, token: None }
     }
 
     /// Sends one request without a body.
@@ -53,8 +57,10 @@ impl Remote {
     /// When no gateway answers there, or not with HTTP.
     pub fn ask(&self, method: &str, path: &str) -> anyhow::Result<Answer> {
         let Remote { address, token } = self;
-        let mut stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)
-            .with_context(|| format!("no gateway answers at {address}, its admin.listen"))?;
+        let mut stream =
+            TcpStream::connect_timeout(address, CONNECT_TIMEOUT).with_context(|| {
+                format!("no gateway answers at {address}; is that where it listens?")
+            })?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
