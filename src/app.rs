@@ -1,6 +1,8 @@
 //! The composition root: from a configuration to a running process. The only file that
 //! knows all the others.
 
+mod answers;
+mod descriptors;
 mod drain;
 mod listeners;
 mod signals;
@@ -15,29 +17,27 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::table_metrics::TableMetrics;
 use crate::handover::{self, CommandLine, Inheritance, Socket, Upgrader, Waiting};
-use crate::metrics::Metrics;
-use crate::proxy::refusal::{self, Refusal};
-use crate::proxy::{self, Proxy, trace};
+use crate::metrics::{ConnectionMetrics, Metrics};
+use crate::proxy::{self, Proxy};
 use crate::reload::Reloader;
 use crate::store::key::KeyHasher;
-use crate::telemetry::access_log::{AccessLog, Entry};
-use crate::wire::app::{Answers, GuardedApp};
-use crate::wire::fault::Fault;
+use crate::telemetry::access_log::AccessLog;
+use crate::wire::app::GuardedApp;
+use crate::wire::connections::Connections;
 use crate::wire::head::HeadLimits;
+use crate::wire::listening::Listening;
+use answers::Refuser;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::StatusCode;
 use listeners::Listeners;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
 use pingora::services::Service as PingoraService;
 use pingora::services::listening::Service;
-use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
 use pingora_core::services::background::{BackgroundService, background_service};
 use signals::{SignalWatch, Signals};
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,10 +45,6 @@ use tokio::sync::watch;
 use upkeep::UpkeepService;
 use watchdog::Watchdog;
 
-/// Read and write buffer of a client's connection. Pingora's default of 64 KiB to read is
-/// most of what an idle connection costs.
-const READ_BUFFER: usize = 4_096;
-const WRITE_BUFFER: usize = 1_460;
 /// Idle connections kept to upstreams, for each worker.
 const UPSTREAM_POOL: usize = 512;
 
@@ -138,12 +134,16 @@ fn prepare(
     let reloader = Arc::new(Reloader::new(gateway.clone(), file));
     let watchdog = Watchdog::wanted(&gateway, config.server.listen.first().copied())?;
 
+    let connections = Arc::new(Connections::default());
+
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
     let own_probe = watchdog.as_ref().map(Watchdog::path);
     let proxy = Proxy::new(gateway.clone(), access_log.clone(), own_probe);
-    let data = data_service(&server, config, &gateway, proxy, access_log.clone(), listeners.data);
-    let serving = data.started.subscribe();
+    let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
+    let refuser = Refuser::new(gateway.clone(), access_log.clone());
+    let data = data_service(config, proxy, refuser, &connections, listeners.data)?;
+    let serving = data.started();
     server.add_service(data);
     server.add_service(metrics_service(config, listeners.metrics));
     server.add_service(background_service(
@@ -154,8 +154,16 @@ fn prepare(
     if let Some(watchdog) = watchdog {
         server.add_service(background_service("watchdog", watchdog));
     }
-    let signals =
-        Signals { gateway, reloader, upgrader, access_log, announce, serving, predecessor: None };
+    let signals = Signals {
+        gateway,
+        connections,
+        reloader,
+        upgrader,
+        access_log,
+        announce,
+        serving,
+        predecessor: None,
+    };
     Ok((server, signals))
 }
 
@@ -186,28 +194,25 @@ fn server_conf(config: &Config) -> ServerConf {
     }
 }
 
+type HttpProxy = pingora_proxy::HttpProxy<Proxy>;
+
 fn data_service(
-    server: &Server,
     config: &Config,
-    gateway: &Arc<Gateway>,
-    proxy: Proxy,
-    access_log: Option<AccessLog>,
+    proxy: HttpProxy,
+    refuser: Refuser,
+    connections: &Arc<Connections>,
     listeners: Vec<(String, TcpListener)>,
-) -> Inheriting<GuardedApp<pingora_proxy::HttpProxy<Proxy>>> {
+) -> anyhow::Result<Listening<HttpProxy>> {
+    descriptors::raise(config.server.connections.max);
     let limits = HeadLimits {
         max_head: config.server.max_head,
         max_headers: config.server.max_headers,
         max_uri: config.server.max_uri,
     };
-    let answers = Arc::new(Refuser { gateway: gateway.clone(), access_log });
-    let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
-    let mut service = Service::new("data".to_owned(), GuardedApp::new(proxy, limits, answers));
-    service.threads = Some(config.server.workers);
-    for (address, _) in &listeners {
-        let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
-        service.add_listener(ListenerConfig::tcp(address).l4_buffer(buffers));
-    }
-    Inheriting::new(service, listeners)
+    let open = connections.clone();
+    ConnectionMetrics::watch(prometheus::default_registry(), move || open.open())?;
+    let app = GuardedApp::new(proxy, limits, Arc::new(refuser), connections.clone());
+    Ok(Listening::new(app, config.server.workers, listeners))
 }
 
 fn metrics_service(
@@ -216,21 +221,13 @@ fn metrics_service(
 ) -> Inheriting<pingora_prometheus::PrometheusServer> {
     let mut service = pingora_prometheus::prometheus_http_service();
     service.add_tcp(&config.metrics.listen.to_string());
-    Inheriting::new(service, listeners)
+    Inheriting { service, listeners }
 }
 
 /// A Pingora service on sockets that are open already.
 struct Inheriting<A> {
     service: Service<A>,
     listeners: Vec<(String, TcpListener)>,
-    /// Told when it begins to accept.
-    started: watch::Sender<bool>,
-}
-
-impl<A> Inheriting<A> {
-    fn new(service: Service<A>, listeners: Vec<(String, TcpListener)>) -> Inheriting<A> {
-        Inheriting { service, listeners, started: watch::channel(false).0 }
-    }
 }
 
 #[async_trait]
@@ -247,7 +244,6 @@ impl<A: pingora_core::apps::ServerApp + Send + Sync + 'static> PingoraService fo
                 fds.add(address, listener.into_raw_fd());
             }
         }
-        self.started.send_replace(true);
         self.service.start_service(fds, shutdown, listeners_per_fd).await;
     }
 
@@ -304,43 +300,6 @@ impl BackgroundService for AdminService {
             && let Err(error) = admin::serve(listener, self.router.clone(), until).await
         {
             log::error!("the admin API stopped: {error}");
-        }
-    }
-}
-
-/// Answers and accounts for heads that never became a request.
-struct Refuser {
-    gateway: Arc<Gateway>,
-    access_log: Option<AccessLog>,
-}
-
-impl Answers for Refuser {
-    fn refuse(&self, fault: Fault, peer: Option<IpAddr>) -> Bytes {
-        let refusal = Refusal::Malformed(fault);
-        let trace_id = trace::new();
-        let response = refusal::bare_response(&refusal, trace::text(&trace_id));
-        self.account(refusal.status(), trace::text(&trace_id), peer, Some(refusal.name()));
-        Bytes::from(response)
-    }
-
-    fn parser_refused(&self) {
-        self.account(StatusCode::BAD_REQUEST, "", None, None);
-    }
-}
-
-impl Refuser {
-    fn account(
-        &self,
-        status: StatusCode,
-        trace_id: &str,
-        client_ip: Option<IpAddr>,
-        refusal: Option<&'static str>,
-    ) {
-        self.gateway.generation().no_route.count(status.as_u16());
-        if let Some(log) = &self.access_log {
-            let client_ip = client_ip.map(|ip| ip.to_string());
-            let client_ip = client_ip.as_deref();
-            log.record(&Entry::unread(trace_id, client_ip, status.as_u16(), refusal));
         }
     }
 }

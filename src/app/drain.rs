@@ -4,6 +4,7 @@ use crate::clock;
 use crate::gateway::Gateway;
 use crate::lifecycle::Stage;
 use crate::telemetry::access_log::AccessLog;
+use crate::wire::connections::Connections;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +16,17 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Ends the process as soon as nothing is in flight, after the grace period at the latest.
 /// Pingora itself sleeps for the whole grace period, idle or not.
-pub(super) fn begin(gateway: &Arc<Gateway>, access_log: Option<AccessLog>) {
+pub(super) fn begin(
+    gateway: &Arc<Gateway>,
+    connections: &Arc<Connections>,
+    access_log: Option<AccessLog>,
+) {
     let grace_period = gateway.generation().config.server.grace_period;
     log::info!("draining for at most {grace_period:?}");
     gateway.lifecycle.advance(Stage::Draining);
-    let gateway = gateway.clone();
+    let (gateway, connections) = (gateway.clone(), connections.clone());
     let watch = move || {
-        wait(&gateway, grace_period);
+        wait(&gateway, &connections, grace_period);
         if let Some(log) = access_log {
             log.flush();
         }
@@ -36,11 +41,14 @@ pub(super) fn begin(gateway: &Arc<Gateway>, access_log: Option<AccessLog>) {
     }
 }
 
-fn wait(gateway: &Gateway, grace_period: Duration) {
+/// As long as a connection is open, a request may come on it; those that stay silent are closed
+/// after half a second.
+fn wait(gateway: &Gateway, connections: &Connections, grace_period: Duration) {
     let end = clock::now() + grace_period;
     let mut quiet = Duration::ZERO;
     while quiet < QUIET_BEFORE_EXIT && clock::now() < end {
         std::thread::sleep(LOOK);
-        quiet = if gateway.inflight() == 0 { quiet + LOOK } else { Duration::ZERO };
+        let is_quiet = gateway.inflight() == 0 && connections.open() == 0;
+        quiet = if is_quiet { quiet + LOOK } else { Duration::ZERO };
     }
 }

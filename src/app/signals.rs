@@ -6,6 +6,7 @@ use crate::handover::{Predecessor, Upgrader};
 use crate::lifecycle::Stage;
 use crate::reload::Reloader;
 use crate::telemetry::access_log::AccessLog;
+use crate::wire::connections::Connections;
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
@@ -18,6 +19,8 @@ use tokio::task::spawn_blocking;
 /// Who is told what by signals.
 pub(super) struct Signals {
     pub(super) gateway: Arc<Gateway>,
+    /// Those of clients: as long as one is open, a request may come on it.
+    pub(super) connections: Arc<Connections>,
     pub(super) reloader: Arc<Reloader>,
     pub(super) upgrader: Arc<Upgrader>,
     pub(super) access_log: Option<AccessLog>,
@@ -164,7 +167,7 @@ impl Signals {
             log::info!("interrupted: the drain is cut short");
             std::process::exit(0);
         });
-        drain::begin(&self.gateway, self.access_log.clone());
+        drain::begin(&self.gateway, &self.connections, self.access_log.clone());
     }
 }
 

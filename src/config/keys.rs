@@ -40,20 +40,17 @@ pub(super) const SERVER: Keys = Keys {
         "max_head",
         "max_headers",
         "max_uri",
+        "header_timeout",
+        "idle_timeout",
+        "min_body_rate",
+        "max_connections",
+        "max_connections_per_ip",
+        "max_requests_per_connection",
         "access_log",
         "x_ratelimit_headers",
         "upgrade_socket",
     ],
-    later: &[
-        "max_connections",
-        "max_connections_per_ip",
-        "max_requests_per_connection",
-        "reload_watch",
-        "watch_file",
-        "header_timeout",
-        "min_body_rate",
-        "idle_timeout",
-    ],
+    later: &["reload_watch", "watch_file"],
 };
 pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };
 pub(super) const ADMIN: Keys = Keys { known: &["listen", "token"], later: &[] };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::connections::{self, Connections};
 use super::keys;
 use super::path;
 use super::raw::{Field, Section, Unique, word};
@@ -35,6 +36,8 @@ pub struct Server {
     pub max_headers: usize,
     /// Bytes of a request's target, 64 to `max_head`.
     pub max_uri: usize,
+    /// What clients may do with their connections.
+    pub connections: Connections,
     /// Where finished requests are written.
     pub access_log: AccessLog,
     /// Whether answers also carry the older X-RateLimit-Limit, -Remaining and -Reset.
@@ -55,6 +58,7 @@ impl Default for Server {
             max_head: 32 << 10,
             max_headers: 100,
             max_uri: 8 << 10,
+            connections: Connections::default(),
             access_log: AccessLog::None,
             x_ratelimit_headers: false,
             upgrade_socket: None,
@@ -189,6 +193,7 @@ impl Server {
             section.value("health_path", report, "a path such as /healthz", path::literal);
         server.strip_headers = strip_headers(&section, report);
         read_bounds(&section, report, &mut server);
+        server.connections = connections::read(&section, report);
         if let Some(field) = section.get("access_log") {
             set(&mut server.access_log, access_log(field, report));
         }

@@ -1,6 +1,7 @@
 //! The configuration as a whole: what a text is read as, and all that is found wrong with it.
 
 mod admin_alone;
+mod connections;
 mod resilience;
 
 use std::net::SocketAddr;
@@ -260,7 +261,7 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         ("redis: {url: x}", "redis is not available yet"),
         ("state_dir: ./state", later),
         ("tls: {}", later),
-        ("server: {header_timeout: 10s}", "server.header_timeout: header_timeout is not"),
+        ("server: {reload_watch: {}}", "server.reload_watch: reload_watch is not"),
         ("server: {proxy_protocol: true}", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, shadow: true}]", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, algorithm: leaky_bucket}]", later),

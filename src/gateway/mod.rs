@@ -66,6 +66,12 @@ impl Gateway {
         self.generation.load_full()
     }
 
+    /// The current generation for a look that is over at once. Spares the count of holders,
+    /// which all threads share.
+    pub fn glance(&self) -> arc_swap::Guard<Arc<Generation>> {
+        self.generation.load()
+    }
+
     /// Makes the generation that `config` decides, with whatever of the current one stays as it
     /// is. It does not serve before it is [swapped in](Gateway::swap).
     pub fn prepare(&self, config: Config) -> Generation {

@@ -4,9 +4,11 @@
 //! codes. Requests find their metrics by handle; a label is looked up the first time a
 //! route answers with a status and then kept.
 
+mod connections;
 mod route;
 mod upstream;
 
+pub use connections::{CLOSED_REASONS, ConnectionMetrics};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -39,6 +41,8 @@ pub struct Metrics {
     /// The number of the generation that serves.
     pub generation: IntGauge,
     reloads: [IntCounter; 2],
+    /// Those of client connections.
+    pub connections: ConnectionMetrics,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
 }
@@ -105,6 +109,7 @@ impl Metrics {
                 // From the start at zero, or the first rejected one would be no increase.
                 ["rejected", "ok"].map(|result| reloads.with_label_values(&[result]))
             },
+            connections: ConnectionMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
         })
     }

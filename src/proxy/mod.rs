@@ -223,6 +223,8 @@ impl ProxyHttp for Proxy {
             }
         } else if response.status.is_informational() {
             return Ok(());
+        } else {
+            respond::say_if_last(session);
         }
         respond::pass_on(response, ctx, version)
     }
