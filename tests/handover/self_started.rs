@@ -2,6 +2,7 @@
 
 use crate::rig::{Stray, under_load, upgradable};
 use crate::support::{DEADLINE, Gateway, Upstream, run_to_exit, signal_process, until};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// `tollgate upgrade`, which prints the process that serves now.
@@ -18,20 +19,22 @@ fn upgrade(gateway: &Gateway) -> Stray {
 fn the_command_replaces_the_process_again_and_again_under_load() {
     let upstream = Upstream::new();
     let mut gateway = upgradable(&upstream).start();
-    let mut serving = Stray(gateway.process());
+    // Those that drain are left alone until all is over.
+    let mut started: Vec<Stray> = Vec::new();
     let served = under_load(gateway.data, || {
         for _ in 0..4 {
-            let old = serving.0;
-            serving = upgrade(&gateway);
-            assert_ne!(serving.0, old);
+            started.push(upgrade(&gateway));
         }
     });
     assert!(served > 50, "{served}");
+    let numbers: HashSet<u32> = started.iter().map(|process| process.0).collect();
+    assert_eq!(numbers.len(), 4, "a new process each time");
     assert_eq!(gateway.exit_within(DEADLINE).and_then(|status| status.code()), Some(0));
     assert_eq!(gateway.get("/").status, 200);
     // The last one can be stopped like the first.
-    assert!(signal_process(serving.0, "TERM"));
-    until("it is gone", || (!signal_process(serving.0, "0")).then_some(()));
+    let last = started.last().expect("four were started").0;
+    assert!(signal_process(last, "TERM"));
+    until("it is gone", || (!signal_process(last, "0")).then_some(()));
 }
 
 #[test]
