@@ -51,10 +51,18 @@ impl Gateway {
     /// Starts the binary with this configuration, which names these addresses (data,
     /// admin, metrics), and does not wait.
     #[track_caller]
-    pub(super) fn launch(yaml: &str, env: &[(String, String)], at: [SocketAddr; 3]) -> Self {
+    pub(super) fn launch(
+        yaml: &str,
+        env: &[(String, String)],
+        descriptors: Option<u32>,
+        at: [SocketAddr; 3],
+    ) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         fs::write(dir.path().join("tollgate.yaml"), yaml).expect("the configuration");
-        let mut command = command(dir.path());
+        let mut command = match descriptors {
+            Some(most) => limited_command(dir.path(), most),
+            None => command(dir.path()),
+        };
         command.args(["run", "-c", "tollgate.yaml"]);
         Self::spawned(command, dir, env.to_vec(), at)
     }
@@ -186,6 +194,17 @@ impl Gateway {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
+    }
+
+    /// The processor time it has used so far, to a hundredth of a second.
+    #[track_caller]
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name, which may hold anything, the third field of the line is the first.
+        let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// Asks it to drain and stop.
@@ -325,7 +344,19 @@ pub fn run_to_exit(dir: &Path, arguments: &[&str]) -> Finished {
 
 /// The binary, to be run in `dir`.
 pub fn command(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    prepared(Command::new(env!("CARGO_BIN_EXE_tollgate")), dir)
+}
+
+/// The binary in a process that may have so many descriptors. The shell becomes the binary,
+/// so signals reach that.
+fn limited_command(dir: &Path, descriptors: u32) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""));
+    command.arg(env!("CARGO_BIN_EXE_tollgate"));
+    prepared(command, dir)
+}
+
+fn prepared(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir).env("RUST_LOG", "info");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
