@@ -24,7 +24,7 @@ const BEFORE_LABELS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left
 
 /// Every metric that `expression` names. What stands in strings, label matchers, ranges and lists
 /// of labels is none, and neither is a function or a keyword.
-pub fn metrics_of(expression: &str) -> BTreeSet<String> {
+pub(super) fn metrics_of(expression: &str) -> BTreeSet<String> {
     let text = without_enclosed(expression);
     let is_part = |character: char| character.is_alphanumeric() || "_:$".contains(character);
     let mut found = BTreeSet::new();
