@@ -19,6 +19,7 @@ mod keys;
 mod limits;
 mod path;
 mod raw;
+mod reload_watch;
 mod report;
 mod retry;
 mod routes;
@@ -41,6 +42,7 @@ pub use clients::{ApiKeyHash, Clients, Identifier, KnownClient};
 pub use concurrency::Concurrency;
 pub use effective::effective;
 pub use health::{HealthCheck, HealthCheckKind};
+pub use reload_watch::Reloading;
 pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
@@ -114,11 +116,29 @@ impl LoadError {
     }
 }
 
-/// Reads a file, with variables from the environment of this process.
+/// Reads a file and checks it, with variables from the environment of this process.
 ///
 /// # Errors
 /// When there is no file, it cannot be read, or it is wrong; then with all that is wrong.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    check_text(&read(path)?)
+}
+
+/// Checks a file's text, with variables from the environment of this process.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check_text(text: &str) -> Result<Loaded, LoadError> {
+    let env = |name: &str| std::env::var(name).ok();
+    let (config, warnings) = parse(text, &env).map_err(LoadError::Invalid)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Reads a file's text, at most 16 MiB.
+///
+/// # Errors
+/// When there is no file, it cannot be read, it is too long, or it is no text.
+pub fn read(path: &Path) -> Result<String, LoadError> {
     let unreadable = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::Missing(path.to_owned()),
         _ => LoadError::Unreadable(path.to_owned(), error),
@@ -134,15 +154,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         let mib = yaml::MAX_FILE_BYTES >> 20;
         return Err(invalid(format!("the file is longer than {mib} MiB")));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         invalid(format!(
             "byte {} is not UTF-8; is this a YAML file?",
             error.utf8_error().valid_up_to()
         ))
-    })?;
-    let env = |name: &str| std::env::var(name).ok();
-    let (config, warnings) = parse(&text, &env).map_err(LoadError::Invalid)?;
-    Ok(Loaded { config, warnings })
+    })
 }
 
 /// Checks a file's text; `env` looks up variables. Gives the configuration and its warnings.

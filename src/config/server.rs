@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::keys;
 use super::path;
 use super::raw::{Field, Section, Unique, word};
+use super::reload_watch::Reloading;
 use super::report::{Report, quote};
 use super::value;
 
@@ -39,6 +40,8 @@ pub struct Server {
     pub access_log: AccessLog,
     /// Whether answers also carry the older X-RateLimit-Limit, -Remaining and -Reset.
     pub x_ratelimit_headers: bool,
+    /// What goes on around reloads.
+    pub reloading: Reloading,
 }
 
 impl Default for Server {
@@ -55,6 +58,7 @@ impl Default for Server {
             max_uri: 8 << 10,
             access_log: AccessLog::None,
             x_ratelimit_headers: false,
+            reloading: Reloading::default(),
         }
     }
 }
@@ -191,6 +195,7 @@ impl Server {
         }
         let value = section.value("x_ratelimit_headers", report, "true or false", value::boolean);
         set(&mut server.x_ratelimit_headers, value);
+        server.reloading = Reloading::read(&section, report);
         server
     }
 }
