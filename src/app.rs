@@ -74,7 +74,10 @@ pub fn run(config: &Config, file: Option<PathBuf>, announce: Announce) -> anyhow
         "admin",
         AdminService::new(config, &gateway, reloader.clone(), listeners.admin),
     ));
-    server.add_service(background_service("upkeep", UpkeepService(gateway.clone())));
+    server.add_service(background_service(
+        "upkeep",
+        UpkeepService(gateway.clone(), reloader.clone()),
+    ));
     let stop = Signals { gateway, reloader, access_log: access_log.clone(), announce };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
     if let Some(log) = access_log {

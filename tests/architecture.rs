@@ -63,7 +63,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
             "upstream",
         ],
     ),
-    ("reload", &["config", "gateway"]),
+    ("reload", &["clock", "config", "gateway", "metrics", "policy"]),
     ("remote", &["config"]),
     ("demo", &["app", "config"]),
     (
