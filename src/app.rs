@@ -150,7 +150,8 @@ fn prepare(
         "admin",
         AdminService::new(config, &gateway, &reloader, &upgrader, listeners.admin),
     ));
-    server.add_service(background_service("upkeep", UpkeepService(gateway.clone())));
+    let upkeep = UpkeepService(gateway.clone(), reloader.clone());
+    server.add_service(background_service("upkeep", upkeep));
     if let Some(watchdog) = watchdog {
         server.add_service(background_service("watchdog", watchdog));
     }
