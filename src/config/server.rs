@@ -12,6 +12,7 @@ use super::connections::{self, Connections};
 use super::keys;
 use super::path;
 use super::raw::{Field, Section, Unique, word};
+use super::reload_watch::Reloading;
 use super::report::{Report, quote};
 use super::value;
 
@@ -42,6 +43,10 @@ pub struct Server {
     pub access_log: AccessLog,
     /// Whether answers also carry the older X-RateLimit-Limit, -Remaining and -Reset.
     pub x_ratelimit_headers: bool,
+    /// Where a successor waits to take over; none: in a private folder.
+    pub upgrade_socket: Option<PathBuf>,
+    /// What goes on around reloads.
+    pub reloading: Reloading,
 }
 
 impl Default for Server {
@@ -59,6 +64,8 @@ impl Default for Server {
             connections: Connections::default(),
             access_log: AccessLog::None,
             x_ratelimit_headers: false,
+            upgrade_socket: None,
+            reloading: Reloading::default(),
         }
     }
 }
@@ -196,6 +203,8 @@ impl Server {
         }
         let value = section.value("x_ratelimit_headers", report, "true or false", value::boolean);
         set(&mut server.x_ratelimit_headers, value);
+        server.upgrade_socket = section.value("upgrade_socket", report, "a path", file_path);
+        server.reloading = Reloading::read(&section, report);
         server
     }
 }
@@ -276,13 +285,15 @@ fn access_log(field: &Field<'_>, report: &mut Report) -> Option<AccessLog> {
         .value("format", report, "json or combined", |text| word(text, &known, &[]))
         .unwrap_or(AccessLogFormat::Json);
     let file = section.require("file", report, "file: /var/log/tollgate/access.log")?;
-    let path = file.read(report, "a file's path", |text| {
-        if text.contains('\0') {
-            return Err(format!("{} is not a path", quote(text)));
-        }
-        Ok(PathBuf::from(text))
-    })?;
+    let path = file.read(report, "a file's path", file_path)?;
     Some(AccessLog::File { path, format })
+}
+
+fn file_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("{} is not a path", quote(text)));
+    }
+    Ok(PathBuf::from(text))
 }
 
 impl Admin {

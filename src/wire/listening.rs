@@ -12,17 +12,15 @@ use pingora_core::services::Service;
 use socket2::SockRef;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// How long nothing is accepted when that failed for want of something. Connections wait in
 /// the kernel meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Connections the kernel keeps for a listener; it allows `net.core.somaxconn` at most.
-const BACKLOG: i32 = 65_535;
 /// What the kernel keeps for a connection beyond what it has sent. Answers that fit need one
 /// wait for the client at most; many slow readers of large ones cost this each.
 const UNSENT_BYTES: u32 = 128 << 10;
@@ -32,6 +30,8 @@ pub struct Listening<A> {
     app: Arc<GuardedApp<A>>,
     threads: usize,
     listeners: Vec<(String, TcpListener)>,
+    /// Turns true when connections are taken.
+    started: watch::Sender<bool>,
 }
 
 impl<A> Listening<A> {
@@ -41,7 +41,12 @@ impl<A> Listening<A> {
         threads: usize,
         listeners: Vec<(String, TcpListener)>,
     ) -> Listening<A> {
-        Listening { app: Arc::new(app), threads, listeners }
+        Listening { app: Arc::new(app), threads, listeners, started: watch::channel(false).0 }
+    }
+
+    /// Turns true when connections are taken.
+    pub fn started(&self) -> watch::Receiver<bool> {
+        self.started.subscribe()
     }
 }
 
@@ -49,16 +54,12 @@ impl<A> Listening<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
     async fn start_service(
         &mut self,
-        fds: Option<ListenFds>,
+        _fds: Option<ListenFds>,
         shutdown: ShutdownWatch,
         _listeners_per_fd: usize,
     ) {
         let mut accepting = JoinSet::new();
         for (address, listener) in self.listeners.drain(..) {
-            if let Some(fds) = &fds {
-                // Where Pingora looks for what it may have to hand over.
-                fds.lock().add(address.clone(), listener.as_raw_fd());
-            }
             match prepare(listener) {
                 Ok(listener) => {
                     accepting.spawn(accept_all(listener, self.app.clone(), shutdown.clone()));
@@ -66,6 +67,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
                 Err(error) => log::error!("{address} cannot be served: {error}"),
             }
         }
+        self.started.send_replace(true);
         while accepting.join_next().await.is_some() {}
         self.app.cleanup().await;
     }
@@ -83,7 +85,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
 fn prepare(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
     listener.set_nonblocking(true)?;
     let socket = SockRef::from(&listener);
-    socket.listen(BACKLOG)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     tokio::net::TcpListener::from_std(listener)
