@@ -37,17 +37,18 @@ pub struct Answer {
 impl Remote {
     /// The API that `config` describes; where it listens on every address, loopback is asked.
     pub fn of(config: &Config) -> Remote {
-        let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
-        Remote { token, ..Remote::at(config.admin.listen) }
-    }
-
-    /// What listens at `address`, without a token; on every address, loopback is asked.
-    pub fn at(mut address: SocketAddr) -> Remote {
+        let mut address = config.admin.listen;
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             _ => {}
         }
+        let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
+        Remote { address, token }
+    }
+
+    /// Whatever answers at `address`, without a token.
+    pub fn at(address: SocketAddr) -> Remote {
         Remote { address, token: None }
     }
 
@@ -57,10 +58,8 @@ impl Remote {
     /// When no gateway answers there, or not with HTTP.
     pub fn ask(&self, method: &str, path: &str) -> anyhow::Result<Answer> {
         let Remote { address, token } = self;
-        let mut stream =
-            TcpStream::connect_timeout(address, CONNECT_TIMEOUT).with_context(|| {
-                format!("no gateway answers at {address}; is that where it listens?")
-            })?;
+        let mut stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)
+            .with_context(|| format!("no gateway answers at {address}"))?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
