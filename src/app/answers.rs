@@ -58,6 +58,13 @@ impl Refuser {
         }
     }
 
+    /// A connection could not be accepted, for want of descriptors or memory.
+    pub(super) fn could_not_accept(&self, error: &io::Error) {
+        log::debug!("a connection could not be accepted: {error}");
+        self.gateway.metrics.connections.accept_failures.inc();
+        self.tallies.not_accepted.note();
+    }
+
     fn limits(&self) -> Limits {
         self.gateway.glance().config.server.connections
     }
@@ -139,12 +146,6 @@ impl Answers for Refuser {
             // Everyday ends.
             Ending::IdleTimeout | Ending::MaxRequests | Ending::Drain => {}
         }
-    }
-
-    fn could_not_accept(&self, error: &io::Error) {
-        log::debug!("a connection could not be accepted: {error}");
-        self.gateway.metrics.connections.accept_failures.inc();
-        self.tallies.not_accepted.note();
     }
 }
 
