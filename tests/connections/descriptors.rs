@@ -16,7 +16,7 @@ fn starved(upstream: &Upstream) -> Gateway {
             upstream.address()
         ))
         .routes("- {name: all, path: /, upstream: main, retry: {}}")
-        .descriptors(DESCRIPTORS)
+        .descriptors(DESCRIPTORS, DESCRIPTORS)
         .start()
 }
 
@@ -27,6 +27,18 @@ fn exhaust(gateway: &Gateway) -> Vec<TcpStream> {
         gateway.stderr().contains("failures to accept connections").then_some(())
     });
     streams
+}
+
+#[test]
+fn the_gateway_takes_as_many_descriptors_as_it_can_get() {
+    let upstream = Upstream::new();
+    let builder = Gateway::before(&upstream).descriptors(80, 1_000);
+    for (most, is_enough) in [(244, true), (245, false)] {
+        let gateway = builder.clone().server(&format!("max_connections: {most}")).start();
+        assert_eq!(gateway.descriptor_limit(), 1_000);
+        let warns = gateway.stderr().contains("1000 file descriptors");
+        assert_eq!(!warns, is_enough, "{}", gateway.stderr());
+    }
 }
 
 #[test]
