@@ -8,7 +8,7 @@
 //! - [`store`] keeps the buckets in a lock-free table; [`registry`] knows the clients;
 //!   [`upstream`] the servers and whose turn it is.
 //! - [`gateway`] holds one generation of policy and the state that outlives it; [`reload`]
-//!   replaces the generation.
+//!   replaces the generation, [`handover`] the process.
 //! - [`wire`] lets only well-formed requests through to Pingora, one at a time; [`proxy`] is
 //!   Pingora's phases over the policies; [`admin`] is the API to steer it by.
 //! - [`metrics`], [`telemetry`], [`lifecycle`] and [`clock`] serve them all, and [`app`] puts
@@ -24,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod gateway;
+pub mod handover;
 pub mod lifecycle;
 pub mod metrics;
 pub mod policy;

@@ -5,10 +5,11 @@ use clap::Parser;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use tollgate::app::{self, Announce, Launch, Origin};
 use tollgate::cli::{self, Arguments, Command, manual};
 use tollgate::config::{self, LoadError, Loaded};
 use tollgate::remote::{self, Answer, Remote};
-use tollgate::{app, demo, telemetry};
+use tollgate::{demo, telemetry};
 
 /// Allocates for the whole program; takes a tenth less CPU for each request than the
 /// system's allocator.
@@ -21,11 +22,10 @@ const EX_UNAVAILABLE: u8 = 69;
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { file, upgrade: false } => run(&file.path()),
-        Command::Run { file, upgrade: true } => run_as_successor(&file.path()),
+        Command::Run { file, upgrade: false } => run(&file.path(), Origin::Opened),
+        Command::Run { file, upgrade: true } => run(&file.path(), Origin::Predecessor),
         Command::Check { file } => check(&file.path()),
-        Command::Reload { gateway, to: None } => reload(&gateway.path()),
-        Command::Reload { gateway, to: Some(generation) } => go_back(&gateway.path(), generation),
+        Command::Reload { gateway, to } => reload(&gateway.path(), to),
         Command::Upgrade { gateway } => upgrade(&gateway.path()),
         Command::Status { gateway } => status(&gateway.path()),
         Command::Demo => serve(demo::run),
@@ -42,33 +42,30 @@ fn main() -> ExitCode {
 /// The exit code is the error too: what went wrong has been told.
 type Outcome = Result<ExitCode, ExitCode>;
 
-fn run(file: &Path) -> Outcome {
+fn run(file: &Path, origin: Origin) -> Outcome {
     let loaded = load(file)?;
     serve(|| {
         for warning in &loaded.warnings {
             log::warn!("{}", warning.in_file(file));
         }
-        app::run(&loaded.config, Some(file.to_owned()), app::Announce::InLog)
+        app::run(Launch {
+            config: &loaded.config,
+            file: Some(file.to_owned()),
+            origin,
+            announce: Announce::InLog,
+        })
     })
 }
 
-/// `run --upgrade`. NOT BUILT YET: only the definition is here.
-fn run_as_successor(file: &Path) -> Outcome {
-    not_built_yet("run --upgrade", file)
-}
-
-/// `upgrade`. NOT BUILT YET: only the definition is here.
 fn upgrade(file: &Path) -> Outcome {
-    not_built_yet("upgrade", file)
-}
-
-/// `reload --to`. NOT BUILT YET: only the definition is here.
-fn go_back(file: &Path, generation: u64) -> Outcome {
-    not_built_yet(&format!("reload --to {generation}"), file)
-}
-
-fn not_built_yet(command: &str, file: &Path) -> Outcome {
-    say(&format!("tollgate: {command} (of {}) is not built yet", file.display()));
+    let remote = remote(file)?;
+    let answer = ask(&remote, "POST", "/upgrade")?;
+    let text = remote::describe_upgrade(&answer);
+    if answer.status == 200 {
+        print(&text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(text.trim_end());
     Err(ExitCode::FAILURE)
 }
 
@@ -81,9 +78,11 @@ fn check(file: &Path) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn reload(file: &Path) -> Outcome {
-    let remote = Remote::of(&load(file)?.config);
-    let answer = ask(&remote, "POST", "/reload")?;
+fn reload(file: &Path, to: Option<u64>) -> Outcome {
+    let remote = remote(file)?;
+    let path = remote::reload_path(to);
+    // A file that is wrong may also name the wrong gateway; then what is wrong matters more.
+    let answer = remote.ask("POST", &path).or_else(|error| load(file).and(unreachable(&error)))?;
     let text = remote::describe_reload(&answer);
     match answer.status {
         200 => print(&text),
@@ -100,17 +99,24 @@ fn reload(file: &Path) -> Outcome {
 }
 
 fn status(file: &Path) -> Outcome {
-    let remote = Remote::of(&load(file)?.config);
-    let health = ask(&remote, "GET", "/health")?;
-    let parts = ["/circuit-breakers", "/upstreams"].map(|path| ask(&remote, "GET", path));
-    let [circuits, upstreams] = parts;
-    let (circuits, upstreams) = (circuits?, upstreams?);
-    if circuits.status != 200 {
-        say(&format!("tollgate: the admin API answers {}: is the token right?", circuits.status));
-        return Err(ExitCode::FAILURE);
+    let remote = remote(file)?;
+    let mut answers = Vec::new();
+    for path in remote::SCREEN_PATHS {
+        let answer = ask(&remote, "GET", path)?;
+        // /health says 503 while the gateway starts, and what it says counts all the same.
+        if answer.status != 200 && path != "/health" {
+            say(&format!("tollgate: the admin API answers {}: is the token right?", answer.status));
+            return Err(ExitCode::FAILURE);
+        }
+        answers.push(answer.body);
     }
-    print(&remote::describe_status(&health.body, &circuits.body, &upstreams.body));
+    print(&remote::describe_status(&answers));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The admin API of the gateway that serves `file`, or would if that were right.
+fn remote(file: &Path) -> Result<Remote, ExitCode> {
+    told(file, config::load_admin(file)).map(|admin| Remote::of(&admin))
 }
 
 fn ready(address: SocketAddr, path: &str, any_status: bool) -> Outcome {
@@ -135,10 +141,12 @@ fn man(out: Option<&Path>) -> Outcome {
 }
 
 fn ask(remote: &Remote, method: &str, path: &str) -> Result<Answer, ExitCode> {
-    remote.ask(method, path).map_err(|error| {
-        say(&format!("tollgate: {error:#}"));
-        ExitCode::from(EX_UNAVAILABLE)
-    })
+    remote.ask(method, path).or_else(|error| unreachable(&error))
+}
+
+fn unreachable<T>(error: &anyhow::Error) -> Result<T, ExitCode> {
+    say(&format!("tollgate: {error:#}"));
+    Err(ExitCode::from(EX_UNAVAILABLE))
 }
 
 fn serve(serve: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
@@ -152,7 +160,12 @@ fn serve(serve: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
 }
 
 fn load(file: &Path) -> Result<Loaded, ExitCode> {
-    config::load(file).map_err(|error| {
+    told(file, config::load(file))
+}
+
+/// Prints what is wrong with `file`.
+fn told<T>(file: &Path, loaded: Result<T, LoadError>) -> Result<T, ExitCode> {
+    loaded.map_err(|error| {
         match &error {
             LoadError::Invalid(findings) => {
                 for finding in findings {

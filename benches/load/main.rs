@@ -188,6 +188,10 @@ fn find_faults(bench: &Bench<'_>, options: &Options) -> Vec<anyhow::Result<Findi
         println!("Overload …");
         found.push(faults::overload::measure(bench).context("overload"));
     }
+    if options.wants(Part::Reload) {
+        println!("Reloads …");
+        found.push(faults::reloads::measure(bench, options.reload_length()).context("reload"));
+    }
     found
 }
 

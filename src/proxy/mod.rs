@@ -51,12 +51,19 @@ pub struct Proxy {
     gateway: Arc<Gateway>,
     access_log: Option<AccessLog>,
     pseudonym: Pseudonym,
+    /// Where the process asks itself whether it answers.
+    own_probe: Option<Box<str>>,
 }
 
 impl Proxy {
-    /// A proxy for `gateway`.
-    pub fn new(gateway: Arc<Gateway>, access_log: Option<AccessLog>) -> Proxy {
-        Proxy { gateway, access_log, pseudonym: Pseudonym::random() }
+    /// A proxy for `gateway`. The path `own_probe` is answered like `server.health_path`.
+    pub fn new(
+        gateway: Arc<Gateway>,
+        access_log: Option<AccessLog>,
+        own_probe: Option<&str>,
+    ) -> Proxy {
+        let own_probe = own_probe.map(Box::from);
+        Proxy { gateway, access_log, pseudonym: Pseudonym::random(), own_probe }
     }
 }
 
@@ -216,6 +223,8 @@ impl ProxyHttp for Proxy {
             }
         } else if response.status.is_informational() {
             return Ok(());
+        } else {
+            respond::say_if_last(session);
         }
         respond::pass_on(response, ctx, version)
     }
@@ -295,7 +304,11 @@ impl ProxyHttp for Proxy {
             Some(status) if error.is_none() || status >= 200 => status,
             _ => ctx.refusal.as_ref().map_or(CLIENT_GONE, |refusal| refusal.status().as_u16()),
         };
-        let metrics = ctx.route().map_or(&ctx.generation.no_route, |route| &route.metrics);
+        let route = ctx.route();
+        if let Some(route) = route {
+            route.outcomes.count(status);
+        }
+        let metrics = route.map_or(&ctx.generation.no_route, |route| &route.metrics);
         metrics.finish(status, elapsed);
         self.write_access_log(session, ctx, status, elapsed);
         ctx.place = None;

@@ -2,14 +2,22 @@
 //! parser that is kinder than it should be sees them.
 
 pub mod alarm;
+pub mod answers;
 pub mod app;
 mod ballast;
 pub mod body;
+pub mod connections;
 pub mod fault;
 pub mod guard;
 pub mod head;
 mod lingering;
+pub mod listening;
+pub mod pace;
 mod passthrough;
+mod progress;
+mod socket;
+mod timer;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
