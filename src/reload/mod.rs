@@ -385,3 +385,6 @@ async fn let_go(old: Arc<Generation>) {
     // Nobody can take hold of it any more.
     let _ = spawn_blocking(move || drop(old)).await;
 }
+
+#[cfg(test)]
+mod tests;
