@@ -13,7 +13,7 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
   --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
-                     overload or reload; may be repeated
+                     overload, reload or upgrade; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -27,10 +27,11 @@ pub(crate) enum Part {
     BlackHole,
     Overload,
     Reload,
+    Upgrade,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Forward,
         Self::Refuse,
         Self::Open,
@@ -39,6 +40,7 @@ impl Part {
         Self::BlackHole,
         Self::Overload,
         Self::Reload,
+        Self::Upgrade,
     ];
 
     fn parse(name: &str) -> anyhow::Result<Self> {
@@ -51,6 +53,7 @@ impl Part {
             "black-hole" => Self::BlackHole,
             "overload" => Self::Overload,
             "reload" => Self::Reload,
+            "upgrade" => Self::Upgrade,
             _ => bail!("no case {name:?}; see --help"),
         })
     }

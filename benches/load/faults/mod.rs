@@ -7,3 +7,4 @@ pub(crate) mod origin;
 pub(crate) mod overload;
 pub(crate) mod reloads;
 mod steady;
+pub(crate) mod successions;

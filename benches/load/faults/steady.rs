@@ -2,6 +2,7 @@
 //! latency counts from when it was due, not from when the client came to send it. A client
 //! that waits, as wrk does, sends less while answers are slow and so hides what it measures.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -134,10 +135,21 @@ impl Client {
         Shot { due, took: due.elapsed(), client, status }
     }
 
+    /// A connection that is still open, as any client would look before it uses one.
+    fn kept(&self) -> Option<TcpStream> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let stream = idle.pop()?;
+            if matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+            {
+                return Some(stream);
+            }
+        }
+    }
+
     /// Asks once, and keeps the connection unless it was to be a fresh one.
     async fn ask(&self, client: usize, is_fresh: bool) -> anyhow::Result<u16> {
-        let kept = || self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut stream = match (!is_fresh).then(kept).flatten() {
+        let mut stream = match (!is_fresh).then(|| self.kept()).flatten() {
             Some(stream) => stream,
             None => {
                 let stream = TcpStream::connect(self.address).await?;
