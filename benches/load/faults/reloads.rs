@@ -88,6 +88,23 @@ struct Sizes {
     last: u64,
 }
 
+impl Sizes {
+    fn judge(&self) -> [Finding; 3] {
+        let growth = self.last as f64 / self.first.max(1) as f64;
+        let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+        [
+            Finding::plain("memory at the start", mb(self.idle)),
+            Finding::plain("memory after the first 40 reloads", mb(self.first)),
+            Finding::bounded(
+                "memory after all of them",
+                format!("{} ({growth:.3} ×)", mb(self.last)),
+                "at most 1.10 ×",
+                growth <= MAX_GROWTH,
+            ),
+        ]
+    }
+}
+
 fn judge(stage: &Stage, shots: &[Shot], times: [Instant; 3], sizes: &Sizes) -> Findings {
     let [settled, begun, ended] = times;
     let between = |from: Instant, to: Instant| -> Vec<Shot> {
@@ -99,11 +116,9 @@ fn judge(stage: &Stage, shots: &[Shot], times: [Instant; 3], sizes: &Sizes) -> F
     let unanswered = during.iter().filter(|shot| shot.status.is_none()).count();
     let wrong = during.iter().filter(|shot| !matches!(shot.status, None | Some(200))).count();
     let delay = slowest(&during).saturating_sub(slowest(&before));
-    let growth = sizes.last as f64 / sizes.first.max(1) as f64;
     let (seconds, reloads) = ((ended - begun).as_secs_f64(), stage.taken + stage.rejected);
-    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     let bounded = Finding::bounded;
-    let findings = vec![
+    let mut findings = vec![
         Finding::plain(
             "reloads",
             format!(
@@ -131,15 +146,8 @@ fn judge(stage: &Stage, shots: &[Shot], times: [Instant; 3], sizes: &Sizes) -> F
             "at most 50 ms more",
             delay <= MAX_DELAY,
         ),
-        Finding::plain("memory at the start", mb(sizes.idle)),
-        Finding::plain("memory after the first 40 reloads", mb(sizes.first)),
-        bounded(
-            "memory after all of them",
-            format!("{} ({growth:.3} ×)", mb(sizes.last)),
-            "at most 1.10 ×",
-            growth <= MAX_GROWTH,
-        ),
     ];
+    findings.extend(sizes.judge());
     Findings {
         title: "200 reloads a minute",
         setting: format!(
