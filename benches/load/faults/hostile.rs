@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 
 use super::findings::{Finding, Findings, millis, quantile};
 use super::origin::{Kind, Origin};
-use super::slow_clients::{CONNECTIONS, Mode, SlowClients, Tally};
+use super::slow_clients::{CONNECTIONS, MAX_SECONDS, Mode, SlowClients, Tally};
 use super::steady::{Load, Plan, Shot};
 use crate::configs::Listeners;
 use crate::contenders::{Bench, OPEN_CLIENT, PATH, START_DEADLINE, Target, free_listeners};
@@ -25,8 +25,8 @@ const FRESH_EVERY: u32 = 10;
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How long nobody is hostile, before each mode.
 const QUIET: Duration = Duration::from_secs(8);
-/// How long an attack whose connections were all closed begins anew. It ends with the last of
-/// its runs, within another 25 s.
+/// How long an attack whose connections were all closed begins anew; the last one goes on until
+/// they are closed.
 const ATTACK: Duration = Duration::from_secs(20);
 /// How often memory and connections are looked at meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -35,7 +35,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_P99_GROWTH: u32 = 2;
 const P99_FLOOR: Duration = Duration::from_millis(1);
 /// An attack with fewer connections at a time proves nothing: they were slow to be opened.
-const MIN_PEAK: u64 = CONNECTIONS as u64 * 9 / 10;
+const MIN_PEAK: u64 = CONNECTIONS * 9 / 10;
 /// How soon nothing of an attack may be left.
 const GONE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -74,14 +74,18 @@ pub(crate) fn measure(bench: &Bench<'_>) -> anyhow::Result<Findings> {
             "{RATE} requests/s of a legitimate client go out whether or not answers come, every \
              {FRESH_EVERY}th on a connection of its own, the others on kept ones; latency counts \
              from when a request was due. Meanwhile slowhttptest opens {CONNECTIONS} connections \
-             within two seconds, and again when they are closed, for {} s: with a head, a body \
-             or the reading of 1 MiB that never ends, a few bytes a second. Each mode has a \
-             gateway of its own, with header_timeout 5s, idle_timeout 10s and defaults: \
-             min_body_rate 1KiB, which gives a client 10 s of waiting, and max_connections \
-             65536. With all defaults a head may take 10 s and silence 60 s; the figures of the \
-             other modes are those of the defaults. Nothing bounds the connections of one \
-             address, as if there were many, and the upstream has places for all. A p99 counts \
-             as grown from {} on. The gateway has one worker, and one core for everything.",
+             within two seconds, and anew when they are closed, as long as {} s have not passed: \
+             with a head, a body or the reading of 4 MiB that never ends, a few bytes a second. \
+             Each mode has a gateway of its own, with header_timeout 5s, idle_timeout 10s (which \
+             closes what the legitimate client keeps and does not use) and two defaults: \
+             max_connections 65536, and min_body_rate 1KiB, which gives a client 10 s of \
+             waiting, and 26 s once 16 KiB have moved, be it into buffers. With all defaults \
+             heads would be closed after 10 s and silence after 60 s, bodies and reading as \
+             here. Nothing bounds the connections of one address, as if there were many, and the \
+             upstream has places for all. A p99 up to {} is met whatever it was before. Memory \
+             is what is resident above that before the attack, at its peak. The gateway has one \
+             worker, and one core for everything; slowhttptest, which ends after {MAX_SECONDS} s \
+             at the latest, runs on the other with the lowest priority.",
             ATTACK.as_secs(),
             millis(P99_FLOOR),
         ),
@@ -170,14 +174,23 @@ impl Attack {
         let begun = Instant::now();
         while begun.elapsed() < ATTACK {
             let mut clients = SlowClients::start(bench, mode, attack.runs, target.address)?;
+            attack.runs += 1;
+            let all = u64::from(attack.runs) * CONNECTIONS;
             while !clients.has_ended()? {
-                let open = Counters::read(metrics)?.connections().saturating_sub(others);
-                attack.peak_connections = attack.peak_connections.max(open);
                 attack.peak_bytes = attack.peak_bytes.max(resident_bytes(target.id)?);
+                // A gateway too busy to tell of itself is one that its clients judge.
+                if let Ok(counters) = Counters::read(metrics) {
+                    let open = counters.connections().saturating_sub(others).min(CONNECTIONS);
+                    attack.peak_connections = attack.peak_connections.max(open);
+                    // Who reads slowly is slow to notice a reset as well: what came before it
+                    // is still to be read.
+                    if counters.closed().get(reason(mode)).is_some_and(|closed| *closed >= all) {
+                        break;
+                    }
+                }
                 thread::sleep(LOOK_INTERVAL);
             }
-            attack.runs += 1;
-            attack.tally.add(clients.tally()?);
+            attack.tally.add(clients.finish()?);
         }
         ensure!(
             attack.peak_connections >= MIN_PEAK,
@@ -215,7 +228,7 @@ fn judge(mode: Mode, observed: &Observed) -> Vec<Finding> {
         Finding::bounded(
             "its p99 before, and meanwhile",
             pair(p99_before, p99),
-            "at most 2 ×",
+            &format!("at most {MAX_P99_GROWTH} ×, or {}", millis(P99_FLOOR)),
             p99 <= P99_FLOOR.max(p99_before * MAX_P99_GROWTH),
         ),
         Finding::plain("its slowest before, and meanwhile", pair(slowest_before, slowest)),

@@ -21,9 +21,9 @@ pub(crate) const MODE: &str = "origin";
 const COUNTS: &str = "/counts";
 /// Where a gateway's health checks ask.
 pub(crate) const HEALTH: &str = "/health";
-/// Where an answer is so large that a client has to read for a while.
+/// Where an answer is so large that no gateway should keep all of it for a client.
 pub(crate) const LARGE: &str = "/api/users/large";
-static LARGE_BODY: [u8; 1 << 20] = [0; 1 << 20];
+static LARGE_BODY: [u8; 4 << 20] = [0; 4 << 20];
 /// What the kernel keeps of an answer for a gateway that does not take it yet: left to itself
 /// it would keep all of a large one, for each of thousands.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;

@@ -13,10 +13,10 @@ use crate::process::Process;
 
 /// How many connections it opens, within two seconds. A debug build would take longer for them
 /// than the time-outs are.
-pub(crate) const CONNECTIONS: usize = if cfg!(debug_assertions) { 300 } else { 2_000 };
-const PER_SECOND: usize = CONNECTIONS / 2;
+pub(crate) const CONNECTIONS: u64 = if cfg!(debug_assertions) { 300 } else { 2_000 };
+const PER_SECOND: u64 = CONNECTIONS / 2;
 /// How long it goes on when nobody closes its connections, in seconds.
-const MAX_SECONDS: u32 = 25;
+pub(crate) const MAX_SECONDS: u32 = 45;
 
 /// What it is slow at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) enum Mode {
     Header,
     /// A body of 64 KiB, of which each second brings a few bytes.
     Body,
-    /// An answer of 1 MiB, of which each second takes 16 bytes.
+    /// An answer of 4 MiB, of which each second takes 16 bytes.
     Read,
 }
 
@@ -65,7 +65,7 @@ impl Mode {
     }
 }
 
-/// One run of it, which ends by itself once none of its connections is left.
+/// One run of it. It ends by itself when it has noticed that none of its connections is left.
 pub(crate) struct SlowClients {
     process: Process,
     name: String,
@@ -121,11 +121,13 @@ impl SlowClients {
         self.process.has_ended()
     }
 
-    /// What it counted, once it has ended.
-    pub(crate) fn tally(&self) -> anyhow::Result<Tally> {
-        let report = fs::read_to_string(self.dir.join(format!("{}.csv", self.name)));
+    /// Ends it, if it has not ended, and returns what it counted.
+    pub(crate) fn finish(self) -> anyhow::Result<Tally> {
+        let Self { process, name, dir } = self;
+        drop(process);
+        let report = fs::read_to_string(dir.join(format!("{name}.csv")));
         report.ok().as_deref().and_then(parse).with_context(|| {
-            let said = fs::read_to_string(self.dir.join(format!("{}.out", self.name)));
+            let said = fs::read_to_string(dir.join(format!("{name}.out")));
             format!("slowhttptest left no figures; it said: {}", said.unwrap_or_default().trim())
         })
     }
