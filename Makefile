@@ -33,7 +33,7 @@ BUILD_NEEDS = 'cc:gcc' '/usr/include/stdlib.h:libc6-dev' 'cmake:cmake' \
 	'/etc/ssl/certs/ca-certificates.crt:ca-certificates'
 # chromium opens the Swagger UI; systemd-analyze judges the unit.
 TEST_NEEDS = 'curl:curl' 'systemd-analyze:systemd' 'chromium|chromium-browser:chromium|chromium-browser'
-BENCH_NEEDS = 'wrk:wrk' 'nginx:nginx' 'haproxy:haproxy'
+BENCH_NEEDS = 'wrk:wrk' 'nginx:nginx' 'haproxy:haproxy' 'slowhttptest:slowhttptest'
 
 .PHONY: build run test simulate bench load install uninstall deb lint-deploy fmt check audit build-needs
 .DEFAULT_GOAL := build

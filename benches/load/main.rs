@@ -196,6 +196,10 @@ fn find_faults(bench: &Bench<'_>, options: &Options) -> Vec<anyhow::Result<Findi
         println!("Upgrades and restarts …");
         found.push(faults::successions::measure(bench).context("upgrade"));
     }
+    if options.wants(Part::Hostile) {
+        println!("Hostile clients …");
+        found.push(faults::hostile::measure(bench).context("hostile"));
+    }
     found
 }
 

@@ -13,7 +13,7 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
   --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
-                     overload, reload or upgrade; may be repeated
+                     overload, reload, upgrade or hostile; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -28,10 +28,11 @@ pub(crate) enum Part {
     Overload,
     Reload,
     Upgrade,
+    Hostile,
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Forward,
         Self::Refuse,
         Self::Open,
@@ -41,6 +42,7 @@ impl Part {
         Self::Overload,
         Self::Reload,
         Self::Upgrade,
+        Self::Hostile,
     ];
 
     fn parse(name: &str) -> anyhow::Result<Self> {
@@ -54,6 +56,7 @@ impl Part {
             "overload" => Self::Overload,
             "reload" => Self::Reload,
             "upgrade" => Self::Upgrade,
+            "hostile" => Self::Hostile,
             _ => bail!("no case {name:?}; see --help"),
         })
     }

@@ -115,6 +115,10 @@ impl Process {
         Ok(())
     }
 
+    pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Says how the child ended, if it did.
     pub(crate) fn check_alive(&mut self, dir: &Path) -> anyhow::Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };

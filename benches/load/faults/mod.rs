@@ -1,10 +1,13 @@
-//! What clients notice of an upstream that fails or is overloaded: servers of the
-//! benchmark's own, whose capacity is known, under a load that does not wait for answers.
+//! What clients notice of trouble: of an upstream that fails or is overloaded, of reloads and
+//! upgrades, and of other clients that are hostile. The servers are the benchmark's own, whose
+//! capacity is known, under a load that does not wait for answers.
 
 pub(crate) mod black_hole;
 pub(crate) mod findings;
+pub(crate) mod hostile;
 pub(crate) mod origin;
 pub(crate) mod overload;
 pub(crate) mod reloads;
+mod slow_clients;
 mod steady;
 pub(crate) mod successions;

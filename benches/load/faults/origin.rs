@@ -21,6 +21,12 @@ pub(crate) const MODE: &str = "origin";
 const COUNTS: &str = "/counts";
 /// Where a gateway's health checks ask.
 pub(crate) const HEALTH: &str = "/health";
+/// Where an answer is so large that no gateway should keep all of it for a client.
+pub(crate) const LARGE: &str = "/api/users/large";
+static LARGE_BODY: [u8; 4 << 20] = [0; 4 << 20];
+/// What the kernel keeps of an answer for a gateway that does not take it yet: left to itself
+/// it would keep all of a large one, for each of thousands.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// The longest request head that is read.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
@@ -97,6 +103,8 @@ pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
         status: status.parse()?,
     };
     let listener = TcpListener::bind(address)?;
+    // Connections inherit it.
+    socket2::SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER_BYTES)?;
     let work = Arc::new(Work { kind, state: Mutex::default(), freed: Condvar::new() });
     for stream in listener.incoming() {
         let (stream, work) = (stream?, work.clone());
@@ -126,19 +134,16 @@ impl Work {
     /// Answers request after request until the other side has no more.
     fn converse(&self, mut stream: TcpStream) -> anyhow::Result<()> {
         stream.set_nodelay(true)?;
-        let mut head = Vec::new();
-        let mut buffer = [0; 4096];
         loop {
-            let read = stream.read(&mut buffer)?;
-            ensure!(read > 0, "closed");
-            head.extend_from_slice(buffer.get(..read).unwrap_or_default());
-            ensure!(head.len() <= MAX_HEAD_BYTES, "the head is too long");
-            if !head.ends_with(b"\r\n\r\n") {
-                continue;
+            let head = read_request(&mut stream)?;
+            let path = path_of(&head);
+            if path == LARGE.as_bytes() {
+                self.work();
+                stream.write_all(head_of(self.kind.status, LARGE_BODY.len()).as_bytes())?;
+                stream.write_all(&LARGE_BODY)?;
+            } else {
+                stream.write_all(self.answer(path).as_bytes())?;
             }
-            let answer = self.answer(path_of(&head));
-            stream.write_all(answer.as_bytes())?;
-            head.clear();
         }
     }
 
@@ -151,8 +156,7 @@ impl Work {
                 (self.kind.status, "{}".to_owned())
             }
         };
-        let length = body.len();
-        format!("HTTP/1.1 {status} Answer\r\nContent-Length: {length}\r\n\r\n{body}")
+        head_of(status, body.len()) + &body
     }
 
     /// One request: it waits for a slot and takes its time.
@@ -181,6 +185,46 @@ impl Work {
         let (requests, peak, busy_us) = (state.requests, state.peak, state.busy.as_micros());
         format!(r#"{{"requests": {requests}, "peak": {peak}, "busy_us": {busy_us}}}"#)
     }
+}
+
+fn head_of(status: u16, length: usize) -> String {
+    format!("HTTP/1.1 {status} Answer\r\nContent-Length: {length}\r\n\r\n")
+}
+
+/// Reads a request to the end of its body and returns its head.
+fn read_request(stream: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    let mut read = || -> anyhow::Result<Vec<u8>> {
+        let read = stream.read(&mut buffer)?;
+        ensure!(read > 0, "closed");
+        Ok(buffer.get(..read).unwrap_or_default().to_vec())
+    };
+    loop {
+        request.extend(read()?);
+        if let Some((head_len, body_len)) = lengths(&request)? {
+            let mut missing = (head_len + body_len).saturating_sub(request.len());
+            while missing > 0 {
+                missing = missing.saturating_sub(read()?.len());
+            }
+            return Ok(request);
+        }
+        ensure!(request.len() <= MAX_HEAD_BYTES, "the head is too long");
+    }
+}
+
+/// How long a request's head and body are, once all of the head is there.
+fn lengths(request: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let httparse::Status::Complete(head_len) = parsed.parse(request)? else { return Ok(None) };
+    let length =
+        parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let body_len = match length {
+        Some(length) => std::str::from_utf8(length.value)?.parse()?,
+        None => 0,
+    };
+    Ok(Some((head_len, body_len)))
 }
 
 /// The target of a request line.
