@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::table_metrics::TableMetrics;
 use crate::metrics::Metrics;
+use crate::proxy::pacing::PacedConnector;
 use crate::proxy::refusal::{self, Refusal};
 use crate::proxy::{self, Proxy, trace};
 use crate::reload::Reloader;
@@ -26,13 +27,15 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
 use pingora::services::Service as PingoraService;
 use pingora::services::listening::Service;
+use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
 use pingora_core::services::background::{BackgroundService, background_service};
+use pingora_proxy::{HttpProxy, ProcessCustomSession, ProxyServiceBuilder};
 use signals::Signals;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use upkeep::UpkeepService;
 
 /// Read and write buffer of a client's connection. Pingora's default of 64 KiB to read is
@@ -138,7 +141,7 @@ fn data_service(
     gateway: &Arc<Gateway>,
     access_log: Option<AccessLog>,
     listeners: Vec<(String, TcpListener)>,
-) -> Inheriting<GuardedApp<pingora_proxy::HttpProxy<Proxy>>> {
+) -> Inheriting<DataApp> {
     let limits = HeadLimits {
         max_head: config.server.max_head,
         max_headers: config.server.max_headers,
@@ -146,14 +149,41 @@ fn data_service(
     };
     let answers = Arc::new(Refuser { gateway: gateway.clone(), access_log: access_log.clone() });
     let proxy = Proxy::new(gateway.clone(), access_log);
-    let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
-    let mut service = Service::new("data".to_owned(), GuardedApp::new(proxy, limits, answers));
+    let mut options = HttpServerOptions::default();
+    options.force_custom = true;
+    let mut service = ProxyServiceBuilder::new(&server.configuration, proxy)
+        .name("data")
+        .custom(PacedConnector::new(), guarded(limits, answers))
+        .server_options(options)
+        .build();
     service.threads = Some(config.server.workers);
     for (address, _) in &listeners {
         let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
         service.add_listener(ListenerConfig::tcp(address).l4_buffer(buffers));
     }
     Inheriting { service, listeners }
+}
+
+/// The data path: Pingora's proxy with connections to upstreams of our own making.
+type DataApp = HttpProxy<Proxy, PacedConnector>;
+
+/// Puts the guard in front of the proxy. A proxy with a connector of one's own is to be had
+/// only inside a service, so that the guard cannot be wrapped around it; but such a service can
+/// be told to hand every connection to this.
+fn guarded(
+    limits: HeadLimits,
+    answers: Arc<dyn Answers>,
+) -> ProcessCustomSession<Proxy, PacedConnector> {
+    let guard: OnceLock<Arc<GuardedApp<DataApp>>> = OnceLock::new();
+    Arc::new(move |proxy, io, shutdown| {
+        let guard =
+            guard.get_or_init(|| Arc::new(GuardedApp::new(proxy, limits, answers.clone()))).clone();
+        let shutdown = shutdown.clone();
+        // In a task of its own: Pingora's has room for what HTTP/2 would need, 8 KiB, and would
+        // keep it as long as the connection lives.
+        tokio::spawn(async move { guard.process_new(io, &shutdown).await });
+        Box::pin(std::future::ready(None))
+    })
 }
 
 fn metrics_service(
@@ -172,7 +202,7 @@ struct Inheriting<A> {
 }
 
 #[async_trait]
-impl<A: pingora_core::apps::ServerApp + Send + Sync + 'static> PingoraService for Inheriting<A> {
+impl<A: ServerApp + Send + Sync + 'static> PingoraService for Inheriting<A> {
     async fn start_service(
         &mut self,
         fds: Option<ListenFds>,

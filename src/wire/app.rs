@@ -31,8 +31,8 @@ pub struct GuardedApp<A> {
 
 impl<A> GuardedApp<A> {
     /// Guards `inner`.
-    pub fn new(inner: A, limits: HeadLimits, answers: Arc<dyn Answers>) -> GuardedApp<A> {
-        GuardedApp { inner: Arc::new(inner), limits, answers }
+    pub fn new(inner: Arc<A>, limits: HeadLimits, answers: Arc<dyn Answers>) -> GuardedApp<A> {
+        GuardedApp { inner, limits, answers }
     }
 }
 

@@ -16,6 +16,7 @@ use super::body::BodyTracker;
 use super::fault::Fault;
 use super::head::{self, HeadLimits};
 use super::lingering;
+use super::pace::{Ends, Pace};
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderValue;
 use pingora_core::protocols::{IO, Stream};
@@ -92,6 +93,10 @@ pub struct GuardedStream {
     fault: Option<Fault>,
     /// Ends the wait for an upstream. Locked by the request's own task alone.
     alarm: Mutex<Alarm>,
+    /// How fast bodies are read.
+    pace: Pace,
+    /// Both ends of the attempt under way. Locked by the request's own task alone.
+    ends: Mutex<Option<Arc<Ends>>>,
 }
 
 impl GuardedStream {
@@ -116,6 +121,8 @@ impl GuardedStream {
             rescue,
             fault: None,
             alarm: Mutex::default(),
+            pace: Pace::default(),
+            ends: Mutex::default(),
         }
     }
 
@@ -129,6 +136,7 @@ impl GuardedStream {
         let mut guarded: Box<GuardedStream> = stream.into_any().downcast().ok()?;
         *guarded.is_taken.get_mut() = false;
         guarded.alarm_mut().set(Patience::default());
+        *guarded.ends_mut() = None;
         Some(guarded)
     }
 
@@ -165,10 +173,31 @@ impl GuardedStream {
         self.alarm.lock().unwrap_or_else(PoisonError::into_inner).ring()
     }
 
-    /// Tells the alarm that the answer moves.
+    /// From here on bodies are read as fast as the other end takes them.
+    pub fn keep_pace(&self, ends: &Arc<Ends>) {
+        ends.begin();
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends.clone());
+    }
+
+    fn ends_mut(&mut self) -> &mut Option<Arc<Ends>> {
+        self.ends.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the alarm that the answer moves, and its reader whether it does.
     pub(super) fn note_write(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Some(ends) = self.ends_mut() {
+            ends.client.note_write(written);
+        }
         if written.is_ready() {
             self.alarm_mut().written();
+        }
+    }
+
+    /// Tells the answer's reader whether it moves: behind this stream is a buffer, which takes a
+    /// little where the connection takes nothing.
+    pub(super) fn note_flush(&mut self, flushed: &Poll<io::Result<()>>) {
+        if let Some(ends) = self.ends_mut() {
+            ends.client.note_write(flushed);
         }
     }
 
@@ -289,7 +318,7 @@ impl GuardedStream {
     ) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             let start = buf.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            ready!(self.poll_body(cx, buf))?;
             return Poll::Ready(self.pass_body(buf, start));
         }
         if let Phase::Message { head_left: left @ 1.., .. } = &mut self.phase {
@@ -306,6 +335,14 @@ impl GuardedStream {
         self.pass_body(buf, start)?;
         self.held.unsplit(late);
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let ends = self.ends.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match ends {
+            Some(ends) => self.pace.poll_read(&mut self.io, &ends.upstream, cx, buf),
+            None => Pin::new(&mut self.io).poll_read(cx, buf),
+        }
     }
 
     /// Follows the body through what was just read into `buf` from `start` on, and holds
@@ -354,7 +391,7 @@ impl GuardedStream {
         match self.phase {
             Phase::Message { ref body, head_left: 0 } if body.is_done() => self.poll_while_busy(cx),
             Phase::Message { .. } => self.poll_message(cx, buf),
-            Phase::Tunnel if self.held.is_empty() => Pin::new(&mut self.io).poll_read(cx, buf),
+            Phase::Tunnel if self.held.is_empty() => self.poll_body(cx, buf),
             Phase::Tunnel => {
                 let count = self.held.len().min(buf.remaining());
                 buf.put_slice(&self.held.split_to(count));
@@ -406,6 +443,9 @@ impl AsyncRead for GuardedStream {
         let this = self.get_mut();
         if *this.is_tunnel.get_mut() {
             this.phase = Phase::Tunnel;
+        }
+        if let Some(ends) = this.ends_mut() {
+            ends.client.note_turn();
         }
         let read = this.poll_phase(cx, buf);
         match &read {

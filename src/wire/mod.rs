@@ -9,6 +9,7 @@ pub mod fault;
 pub mod guard;
 pub mod head;
 mod lingering;
+pub mod pace;
 mod passthrough;
 
 #[cfg(test)]

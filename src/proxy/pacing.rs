@@ -1,0 +1,199 @@
+//! Connections to upstreams that bring no more of an answer than its client takes.
+//!
+//! Pingora makes HTTP/1 connections itself and lets nobody between; but a peer that speaks a
+//! protocol of the application's is connected by a connector of the application's, and where
+//! that comes back with a plain stream, Pingora speaks HTTP/1 on it and pools it as ever. The
+//! connector here does just that, with a stream that is read at a [`Pace`].
+
+use crate::wire::pace::{Ends, Pace};
+use async_trait::async_trait;
+use pingora_core::connectors::http::custom::{Connection, Connector};
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{
+    ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest,
+    Ssl, Stream, TimingDigest, UniqueID, UniqueIDType,
+};
+use pingora_core::upstreams::peer::Peer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Makes the connections; Pingora's own connector pools them.
+pub struct PacedConnector {
+    transport: TransportConnector,
+}
+
+impl PacedConnector {
+    /// A connector.
+    pub fn new() -> PacedConnector {
+        // Nothing is ever given back to it, so that its own pool stays empty.
+        PacedConnector { transport: TransportConnector::new(Some(ConnectorOptions::new(1))) }
+    }
+}
+
+impl Default for PacedConnector {
+    fn default() -> PacedConnector {
+        PacedConnector::new()
+    }
+}
+
+#[async_trait]
+impl Connector for PacedConnector {
+    type Session = ();
+
+    async fn get_http_session<P: Peer + Send + Sync + 'static>(
+        &self,
+        peer: &P,
+    ) -> Result<(Connection<()>, bool)> {
+        let io = self.transport.new_stream(peer).await?;
+        Ok((Connection::Stream(Box::new(PacedStream::new(io)?)), false))
+    }
+
+    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _peer: &P) -> Option<()> {
+        None
+    }
+
+    async fn release_http_session<P: Peer + Send + Sync + 'static>(
+        &self,
+        (): (),
+        _peer: &P,
+        _idle_timeout: Option<Duration>,
+    ) {
+    }
+}
+
+/// What Pingora keeps with every connection for its proxy is where this one says what ends.
+pub(super) fn ends_of(digest: &Digest) -> Option<&Arc<Ends>> {
+    digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
+}
+
+/// A connection to an upstream.
+struct PacedStream {
+    io: Stream,
+    pace: Pace,
+    ends: Arc<Ends>,
+    digest: Arc<ProxyDigest>,
+}
+
+impl PacedStream {
+    fn new(io: Stream) -> Result<PacedStream> {
+        let ends = Arc::new(Ends::default());
+        let response = ResponseHeader::build_no_case(200, Some(0))
+            .map_err(|error| Error::because(ErrorType::InternalError, "no head", error))?;
+        let digest = ProxyDigest::new(Box::new(response), Some(Box::new(ends.clone())));
+        Ok(PacedStream { io, pace: Pace::default(), ends, digest: Arc::new(digest) })
+    }
+}
+
+impl AsyncRead for PacedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.ends.upstream.note_turn();
+        this.pace.poll_read(&mut this.io, &this.ends.client, cx, buf)
+    }
+}
+
+impl AsyncWrite for PacedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.ends.upstream.note_write(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.ends.upstream.note_write(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.ends.upstream.note_write(&flushed);
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl std::fmt::Debug for PacedStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PacedStream").field("io", &self.io).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Shutdown for PacedStream {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.io).await;
+    }
+}
+
+#[async_trait]
+impl Peek for PacedStream {}
+
+impl UniqueID for PacedStream {
+    fn id(&self) -> UniqueIDType {
+        self.io.id()
+    }
+}
+
+impl Ssl for PacedStream {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.io.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.io.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for PacedStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.io.get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        self.io.get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> Duration {
+        self.io.get_write_pending_time()
+    }
+}
+
+impl GetProxyDigest for PacedStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+impl GetSocketDigest for PacedStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.io.get_socket_digest()
+    }
+}
