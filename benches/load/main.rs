@@ -188,6 +188,10 @@ fn find_faults(bench: &Bench<'_>, options: &Options) -> Vec<anyhow::Result<Findi
         println!("Overload …");
         found.push(faults::overload::measure(bench).context("overload"));
     }
+    if options.wants(Part::SlowReaders) {
+        println!("Slow readers …");
+        found.push(faults::slow_peers::measure(bench).context("slow readers"));
+    }
     found
 }
 

@@ -10,8 +10,8 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --rounds N         rounds per case (7)
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
-  --case NAME        only this case: forward, refuse, open, log, memory, black-hole or
-                     overload; may be repeated
+  --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
+                     overload or slow-readers; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -24,10 +24,11 @@ pub(crate) enum Part {
     Memory,
     BlackHole,
     Overload,
+    SlowReaders,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Forward,
         Self::Refuse,
         Self::Open,
@@ -35,6 +36,7 @@ impl Part {
         Self::Memory,
         Self::BlackHole,
         Self::Overload,
+        Self::SlowReaders,
     ];
 
     fn parse(name: &str) -> anyhow::Result<Self> {
@@ -46,6 +48,7 @@ impl Part {
             "memory" => Self::Memory,
             "black-hole" => Self::BlackHole,
             "overload" => Self::Overload,
+            "slow-readers" => Self::SlowReaders,
             _ => bail!("no case {name:?}; see --help"),
         })
     }
@@ -57,7 +60,7 @@ impl Part {
 
     /// Whether it needs what the comparison compares with.
     pub(crate) fn has_contenders(self) -> bool {
-        self.compares_cpu() || self == Self::Memory
+        self.compares_cpu() || matches!(self, Self::Memory | Self::SlowReaders)
     }
 }
 

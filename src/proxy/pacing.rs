@@ -112,6 +112,7 @@ impl AsyncWrite for PacedStream {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.ends.upstream.note_write(&written);
+        self.pace.expect_head();
         written
     }
 
@@ -122,6 +123,7 @@ impl AsyncWrite for PacedStream {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.ends.upstream.note_write(&written);
+        self.pace.expect_head();
         written
     }
 

@@ -84,9 +84,19 @@ pub struct Pace {
     /// How many turns it had had by then.
     turns: u32,
     yields: u8,
+    /// The next read brings the beginning of a message.
+    is_new: bool,
 }
 
 impl Pace {
+    /// The other end is being asked: what comes next is an answer's head.
+    ///
+    /// What follows it waits for the next turn, for Pingora copies all it finds in one turn into
+    /// one block, if it is more than one piece, and keeps that block to the answer's end.
+    pub fn expect_head(&mut self) {
+        self.is_new = true;
+    }
+
     /// Reads from `io` as much as may be read now for the end `to`.
     ///
     /// Both halves of a request are polled by one task, so returning `Pending`, woken already,
@@ -112,7 +122,11 @@ impl Pace {
         let most = if to.is_stuck() { STUCK_READ } else { LARGEST_READ };
         let before = buf.filled().len();
         let read = Pin::new(&mut io.take(most as u64)).poll_read(cx, buf);
-        self.since_turn += buf.filled().len() - before;
+        let count = buf.filled().len() - before;
+        if count > 0 && std::mem::take(&mut self.is_new) {
+            self.since_turn = LARGEST_READ;
+        }
+        self.since_turn += count;
         self.turns = to.turns();
         self.yields = 0;
         read

@@ -5,4 +5,5 @@ pub(crate) mod black_hole;
 pub(crate) mod findings;
 pub(crate) mod origin;
 pub(crate) mod overload;
+pub(crate) mod slow_peers;
 mod steady;
