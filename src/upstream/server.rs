@@ -232,7 +232,7 @@ impl Latency {
     }
 }
 
-/// What the connections of [`crate`]'s own connector are called; never sent anywhere.
+/// What makes Pingora ask the proxy's own connector for a connection; never sent anywhere.
 const OUR_CONNECTOR: &str = "paced";
 
 /// Pingora leaves every timeout open; here each one is set.

@@ -1,7 +1,7 @@
 //! How much of a body may wait in here for the side that takes it slowly.
 //!
 //! Between the reading of a body and its writing Pingora keeps a queue: about ten pieces, each
-//! as large as one read brought, up to 64 KiB. A client that asks for a large answer and reads
+//! as large as one read brought, up to 64 KiB, and a block to join them in. A client that asks for a large answer and reads
 //! it slowly, or an upstream that does not take an upload, so pins over half a megabyte. The
 //! number of pieces cannot be changed, and a reader that was simply held back would run into
 //! time-outs that are meant for the other side. So [`Pace`] bounds what one read brings: little
@@ -130,5 +130,65 @@ impl Pace {
         self.turns = to.turns();
         self.yields = 0;
         read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    const PIECE: usize = 64 * 1_024;
+
+    /// How much one poll of a reader with everything at hand brings; none when it yields.
+    fn read(pace: &mut Pace, to: &End) -> Option<usize> {
+        let mut source: &[u8] = &[7; PIECE];
+        let mut bytes = vec![0; PIECE];
+        let mut buf = ReadBuf::new(&mut bytes);
+        let mut cx = Context::from_waker(Waker::noop());
+        match pace.poll_read(&mut source, to, &mut cx, &mut buf) {
+            Poll::Ready(read) => read.ok().map(|()| buf.filled().len()),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_reader_waits_for_the_writers_turn_after_every_large_piece() {
+        let (mut pace, to) = (Pace::default(), End::default());
+        assert_eq!(read(&mut pace, &to), Some(LARGEST_READ));
+        assert_eq!(read(&mut pace, &to), None);
+        to.note_turn();
+        assert_eq!(read(&mut pace, &to), Some(LARGEST_READ));
+    }
+
+    #[test]
+    fn a_turn_that_never_comes_does_not_stop_the_reader() {
+        let (mut pace, to) = (Pace::default(), End::default());
+        for _ in 0..3 {
+            assert_eq!(read(&mut pace, &to), Some(LARGEST_READ));
+            assert_eq!(read(&mut pace, &to), None);
+            assert_eq!(read(&mut pace, &to), None);
+        }
+    }
+
+    #[test]
+    fn a_stuck_writer_is_brought_little_until_it_moves() {
+        let (mut pace, to) = (Pace::default(), End::default());
+        to.note_write(&Poll::<()>::Pending);
+        for _ in 0..10 {
+            assert_eq!(read(&mut pace, &to), Some(STUCK_READ));
+        }
+        to.note_write(&Poll::Ready(()));
+        assert_eq!(read(&mut pace, &to), Some(LARGEST_READ));
+    }
+
+    #[test]
+    fn what_follows_an_answers_head_waits_for_the_next_turn() {
+        let (mut pace, to) = (Pace::default(), End::default());
+        pace.expect_head();
+        assert!(read(&mut pace, &to).is_some());
+        assert_eq!(read(&mut pace, &to), None);
+        to.note_turn();
+        assert_eq!(read(&mut pace, &to), Some(LARGEST_READ));
     }
 }
