@@ -15,13 +15,15 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use support::{Answer, DEADLINE, Gateway, Upstream, eventually, until};
+use support::{Answer, DEADLINE, Gateway, Upstream, eventually};
 
 const PEERS: usize = 150;
 /// More than all the kernel's buffers between the two ends take.
 const LARGE: u64 = 64 << 20;
 /// A client's buffers in the kernel: small, so that what is not taken waits further up.
 const CLIENT_BUFFER: usize = 4_096;
+/// Moving what the kernel takes can take long on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What a slow peer may cost. The release build's figure is in docs/ARCHITECTURE.md; a debug
 /// build needs a little more, and without a bound it is three to five times this.
 const COST_MAX: u64 = 180 << 10;
@@ -39,12 +41,13 @@ fn connect(gateway: &Gateway) -> TcpStream {
 /// Waits until `look` says the same for so long that nothing moves any more, and returns that.
 fn settled(what: &str, mut look: impl FnMut() -> u64) -> u64 {
     let (mut last, mut same) = (0, 0);
-    until(what, || {
+    let settled = eventually(PATIENCE, || {
         let now = look();
         same = if now > 0 && now == last { same + 1 } else { 0 };
         last = now;
         (same > 20).then_some(now)
-    })
+    });
+    settled.unwrap_or_else(|| panic!("waited in vain until {what}"))
 }
 
 fn growth(gateway: &Gateway, before: u64) -> u64 {

@@ -94,9 +94,9 @@ pub struct GuardedStream {
     /// Ends the wait for an upstream. Locked by the request's own task alone.
     alarm: Mutex<Alarm>,
     /// How fast bodies are read.
-    pace: Pace,
+    pub(super) pace: Pace,
     /// Both ends of the attempt under way. Locked by the request's own task alone.
-    ends: Mutex<Option<Arc<Ends>>>,
+    pub(super) ends: Mutex<Option<Arc<Ends>>>,
 }
 
 impl GuardedStream {
@@ -173,35 +173,7 @@ impl GuardedStream {
         self.alarm.lock().unwrap_or_else(PoisonError::into_inner).ring()
     }
 
-    /// From here on bodies are read as fast as the other end takes them.
-    pub fn keep_pace(&self, ends: &Arc<Ends>) {
-        ends.begin();
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends.clone());
-    }
-
-    fn ends_mut(&mut self) -> &mut Option<Arc<Ends>> {
-        self.ends.get_mut().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells the alarm that the answer moves, and its reader whether it does.
-    pub(super) fn note_write(&mut self, written: &Poll<io::Result<usize>>) {
-        if let Some(ends) = self.ends_mut() {
-            ends.client.note_write(written);
-        }
-        if written.is_ready() {
-            self.alarm_mut().written();
-        }
-    }
-
-    /// Tells the answer's reader whether it moves: behind this stream is a buffer, which takes a
-    /// little where the connection takes nothing.
-    pub(super) fn note_flush(&mut self, flushed: &Poll<io::Result<()>>) {
-        if let Some(ends) = self.ends_mut() {
-            ends.client.note_write(flushed);
-        }
-    }
-
-    fn alarm_mut(&mut self) -> &mut Alarm {
+    pub(super) fn alarm_mut(&mut self) -> &mut Alarm {
         self.alarm.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -335,14 +307,6 @@ impl GuardedStream {
         self.pass_body(buf, start)?;
         self.held.unsplit(late);
         Poll::Ready(Ok(()))
-    }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let ends = self.ends.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match ends {
-            Some(ends) => self.pace.poll_read(&mut self.io, &ends.upstream, cx, buf),
-            None => Pin::new(&mut self.io).poll_read(cx, buf),
-        }
     }
 
     /// Follows the body through what was just read into `buf` from `start` on, and holds

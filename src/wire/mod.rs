@@ -8,6 +8,7 @@ pub mod body;
 pub mod fault;
 pub mod guard;
 pub mod head;
+mod keeping_pace;
 mod lingering;
 pub mod pace;
 mod passthrough;
