@@ -24,7 +24,7 @@ const RECEIVE_BUFFER: usize = 4_096;
 const PUSH: Duration = Duration::from_secs(4);
 const REST: Duration = Duration::from_secs(3);
 /// After the clients have gone: how long memory may take to be given back. An upload notices
-/// that its client has gone only when its own wait for the upstream, two seconds, is over.
+/// that its client has gone only when its own wait for the upstream is over.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 const MOST_BYTES: u64 = 128 << 10;
 /// What may stay of each: a tenth of what it may cost.
