@@ -1,11 +1,26 @@
-# make run | test | simulate | bench | load | install | uninstall | fmt | check | audit
+# make run | test | simulate | bench | load | install | uninstall | deb | lint-deploy |
+#      fmt | check | audit
 # Each target installs what it needs and does not find; see .ci/need.
 
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 DOCDIR = $(PREFIX)/share/doc/tollgate
+MANDIR ?= $(PREFIX)/share/man/man1
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+
+# What `install` puts there and `uninstall` takes away; a test compares them.
 CONFIG = $(DESTDIR)$(SYSCONFDIR)/tollgate/tollgate.yaml
+INSTALLED = $(DESTDIR)$(PREFIX)/bin/tollgate
+UNITS = $(notdir $(wildcard systemd/*.service systemd/*.socket))
+DOCS = LICENSE conf/tollgate.yaml $(wildcard README.md CHANGELOG.md docs/*.md) \
+	$(wildcard deploy/prometheus-rules.yml deploy/grafana-dashboard.json)
+PAGES = $(addprefix $(DESTDIR)$(MANDIR)/,tollgate.1 $(patsubst %,tollgate-%.1,\
+	run check reload upgrade status demo))
+COMPLETIONS = $(DESTDIR)$(BASHDIR)/tollgate $(DESTDIR)$(ZSHDIR)/_tollgate \
+	$(DESTDIR)$(FISHDIR)/tollgate.fish
 
 # Where rustup puts cargo, for a shell that was open before rustup ran.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -20,7 +35,7 @@ BUILD_NEEDS = 'cc:gcc' '/usr/include/stdlib.h:libc6-dev' 'cmake:cmake' \
 TEST_NEEDS = 'curl:curl' 'systemd-analyze:systemd' 'chromium|chromium-browser:chromium|chromium-browser'
 BENCH_NEEDS = 'wrk:wrk' 'nginx:nginx' 'haproxy:haproxy'
 
-.PHONY: build run test simulate bench load install uninstall fmt check audit build-needs
+.PHONY: build run test simulate bench load install uninstall deb lint-deploy fmt check audit build-needs
 .DEFAULT_GOAL := build
 
 build: build-needs
@@ -54,32 +69,50 @@ load:
 	benches/load/mixed.sh
 
 # BINARY installs that file instead of building. Under sudo cargo is usually out
-# of reach: then what `make` built before is installed.
+# of reach: then what `make` built before is installed. The binary itself writes
+# its manual and completions.
 install:
 ifndef BINARY
 	if command -v $(CARGO) >/dev/null; then $(MAKE) build; else test -x $(RELEASE) || \
 		{ echo "nothing built and no cargo here: run 'make' first, as yourself" >&2; exit 1; }; fi
 endif
-	install -D -m 0755 $(or $(BINARY),$(RELEASE)) $(DESTDIR)$(PREFIX)/bin/tollgate
-	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)
-	sed 's,/usr/local/,$(PREFIX)/,; s,/etc/tollgate/,$(SYSCONFDIR)/tollgate/,' \
-		systemd/tollgate.service > $(DESTDIR)$(UNITDIR)/tollgate.service
-	chmod 0644 $(DESTDIR)$(UNITDIR)/tollgate.service
-	install -m 0644 LICENSE conf/tollgate.yaml $(wildcard README.md CHANGELOG.md docs/*.md) \
-		$(DESTDIR)$(DOCDIR)
+	install -D -m 0755 $(or $(BINARY),$(RELEASE)) $(INSTALLED)
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(MANDIR) \
+		$(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	for unit in $(UNITS); do \
+		sed 's,/usr/local/,$(PREFIX)/,g; s,/etc/tollgate/,$(SYSCONFDIR)/tollgate/,g' systemd/$$unit \
+			> $(DESTDIR)$(UNITDIR)/$$unit && chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
+	install -m 0644 $(DOCS) $(DESTDIR)$(DOCDIR)
+	$(INSTALLED) man --out $(DESTDIR)$(MANDIR)
+	$(INSTALLED) completions bash > $(DESTDIR)$(BASHDIR)/tollgate
+	$(INSTALLED) completions zsh > $(DESTDIR)$(ZSHDIR)/_tollgate
+	$(INSTALLED) completions fish > $(DESTDIR)$(FISHDIR)/tollgate.fish
+	chmod 0644 $(PAGES) $(COMPLETIONS)
 	if test -e $(CONFIG); then echo "kept $(CONFIG); the shipped one is in $(DESTDIR)$(DOCDIR)"; \
 		else install -D -m 0644 conf/tollgate.yaml $(CONFIG); fi
 	if test -z '$(DESTDIR)' && test -d /run/systemd/system; then systemctl daemon-reload; fi
 	@echo "installed; start it with: systemctl enable --now tollgate"
+	@echo "or, where an older one runs, put this one in its place with: tollgate upgrade"
 
 # Stops the service first; the configuration stays, as it may have been edited.
 uninstall:
 	if test -z '$(DESTDIR)' && test -d /run/systemd/system; then \
-		systemctl disable --now tollgate || true; fi
-	rm -f $(DESTDIR)$(PREFIX)/bin/tollgate $(DESTDIR)$(UNITDIR)/tollgate.service
-	rm -rf $(DESTDIR)$(DOCDIR)
+		systemctl disable --now $(UNITS) || true; fi
+	rm -f $(INSTALLED) $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS)) $(PAGES) $(COMPLETIONS) \
+		$(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCS)))
+	if test -d $(DESTDIR)$(DOCDIR); then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(DOCDIR); fi
 	if test -z '$(DESTDIR)' && test -d /run/systemd/system; then systemctl daemon-reload; fi
 	@if test -e $(CONFIG); then echo "kept $(CONFIG)"; fi
+
+# A Debian package in target/debian, of BINARY or of a release build; the variables it takes
+# are in deploy/debian/build.
+deb:
+	.ci/need 'dpkg-deb:dpkg'
+	@MAKE='$(MAKE)' BINARY='$(BINARY)' deploy/debian/build
+
+# The container, the manifests and the alerts, with the tools made for them.
+lint-deploy:
+	.ci/lint-deploy
 
 fmt:
 	$(CARGO) fmt

@@ -1,47 +1,50 @@
 //! The composition root: from a configuration to a running process. The only file that
 //! knows all the others.
 
+mod answers;
+mod data_proxy;
+mod descriptors;
+mod drain;
+mod listeners;
 mod signals;
+mod systemd;
 mod upkeep;
+mod watchdog;
+
+pub use listeners::bind;
 
 use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::table_metrics::TableMetrics;
-use crate::metrics::Metrics;
-use crate::proxy::pacing::PacedConnector;
-use crate::proxy::refusal::{self, Refusal};
-use crate::proxy::{self, Proxy, trace};
+use crate::handover::{self, CommandLine, Inheritance, Socket, Upgrader, Waiting};
+use crate::metrics::{ConnectionMetrics, Metrics};
+use crate::proxy::{self, Proxy};
 use crate::reload::Reloader;
 use crate::store::key::KeyHasher;
-use crate::telemetry::access_log::{AccessLog, Entry};
-use crate::wire::app::{Answers, GuardedApp};
-use crate::wire::fault::Fault;
+use crate::telemetry::access_log::AccessLog;
+use crate::wire::app::GuardedApp;
+use crate::wire::connections::Connections;
 use crate::wire::head::HeadLimits;
-use anyhow::{Context, anyhow};
+use crate::wire::listening::{Listening, OnFailure};
+use answers::Refuser;
+use anyhow::{Context, bail};
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::StatusCode;
+use data_proxy::DataProxy;
+use listeners::Listeners;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
-use pingora::services::Service as PingoraService;
-use pingora::services::listening::Service;
-use pingora_core::apps::{HttpServerOptions, ServerApp};
-use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
+use pingora::server::{RunArgs, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
-use pingora_proxy::{HttpProxy, ProcessCustomSession, ProxyServiceBuilder};
-use signals::Signals;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::IntoRawFd;
+use pingora_prometheus::{PrometheusServer, new_prometheus_server};
+use signals::{SignalWatch, Signals};
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 use upkeep::UpkeepService;
+use watchdog::Watchdog;
 
-/// Read and write buffer of a client's connection. Pingora's default of 64 KiB to read is
-/// most of what an idle connection costs.
-const READ_BUFFER: usize = 4_096;
-const WRITE_BUFFER: usize = 1_460;
 /// Idle connections kept to upstreams, for each worker.
 const UPSTREAM_POOL: usize = 512;
 
@@ -53,13 +56,67 @@ pub enum Announce {
     With(fn(&Config)),
 }
 
-/// Serves `config` until the process is told to stop; `file` is where it came from and is
-/// read again at a reload.
+/// Where the listening sockets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From systemd where it holds them, else they are opened.
+    Opened,
+    /// From the running gateway, which ends once this one serves.
+    Predecessor,
+}
+
+/// What to serve and how.
+pub struct Launch<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// Where that came from; it is read again at a reload. Without it there is no reload and
+    /// no upgrade.
+    pub file: Option<PathBuf>,
+    /// Where the listening sockets come from.
+    pub origin: Origin,
+    /// What to tell the user.
+    pub announce: Announce,
+}
+
+/// Serves until the process is told to stop, or has a successor.
 ///
 /// # Errors
-/// When it cannot start: a port is taken, the access log cannot be opened.
-pub fn run(config: &Config, file: Option<PathBuf>, announce: Announce) -> anyhow::Result<()> {
-    let listeners = Listeners::bind(config)?;
+/// When it cannot start: a port is taken, the access log cannot be opened, no gateway hands
+/// its sockets over.
+pub fn run(launch: Launch<'_>) -> anyhow::Result<()> {
+    let config = launch.config;
+    let meeting_point =
+        handover::meeting_point(config.server.upgrade_socket.as_deref(), config.admin.listen);
+    let (sockets, link) = match (&meeting_point, launch.origin) {
+        (_, Origin::Opened) => (listeners::from_systemd(), None),
+        (Ok(path), Origin::Predecessor) => {
+            log::info!("waiting at {} for the running gateway's sockets", path.display());
+            let Inheritance { sockets, link } = Waiting::at(path)?.receive()?;
+            (sockets, Some(link))
+        }
+        (Err(error), Origin::Predecessor) => bail!("server.upgrade_socket: {error:#}"),
+    };
+    match (prepare(launch, sockets, meeting_point), link) {
+        (Ok((server, mut signals)), link) => {
+            signals.predecessor = link;
+            serve(server, signals)
+        }
+        (Err(error), None) => Err(error),
+        (Err(error), Some(link)) => {
+            link.decline(&format!("{error:#}"));
+            Err(error)
+        }
+    }
+}
+
+/// Everything up to the first thread.
+fn prepare(
+    launch: Launch<'_>,
+    sockets: Vec<Socket>,
+    meeting_point: anyhow::Result<PathBuf>,
+) -> anyhow::Result<(Server, Signals)> {
+    let Launch { config, file, announce, .. } = launch;
+    let listeners = Listeners::open(config, sockets)?;
     let registry = prometheus::default_registry();
     let metrics = Arc::new(Metrics::register(registry)?);
     let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
@@ -67,58 +124,64 @@ pub fn run(config: &Config, file: Option<PathBuf>, announce: Announce) -> anyhow
     let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
     let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
     TableMetrics::register(registry, gateway.clone())?;
+    let command = file.is_some().then(CommandLine::own).transpose();
+    let upgrader = Upgrader::new(
+        meeting_point,
+        listeners.share(config)?,
+        command.context("the system does not tell where the binary is")?,
+        systemd::main_process,
+    );
     let reloader = Arc::new(Reloader::new(gateway.clone(), file));
+    let watchdog = Watchdog::wanted(&gateway, config.server.listen.first().copied())?;
+
+    let connections = Arc::new(Connections::default());
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
-    server.add_service(data_service(&server, config, &gateway, access_log.clone(), listeners.data));
-    server.add_service(metrics_service(config, listeners.metrics));
+    let own_probe = watchdog.as_ref().map(Watchdog::path);
+    let proxy = Proxy::new(gateway.clone(), access_log.clone(), own_probe);
+    let proxy = data_proxy::build(&server.configuration, proxy)?;
+    let refuser = Arc::new(Refuser::new(gateway.clone(), access_log.clone()));
+    let reporter = refuser.clone();
+    let on_failure: OnFailure = Arc::new(move |error| reporter.could_not_accept(error));
+    let data =
+        data_service(config, proxy, refuser, on_failure.clone(), &connections, listeners.data)?;
+    let serving = data.started();
+    server.add_service(data);
+    server.add_service(metrics_service(on_failure, listeners.metrics));
     server.add_service(background_service(
         "admin",
-        AdminService::new(config, &gateway, reloader.clone(), listeners.admin),
+        AdminService::new(config, &gateway, &reloader, &upgrader, listeners.admin),
     ));
-    server.add_service(background_service("upkeep", UpkeepService(gateway.clone())));
-    let stop = Signals { gateway, reloader, access_log: access_log.clone(), announce };
-    server.run(RunArgs { shutdown_signal: Box::new(stop) });
+    let upkeep = UpkeepService(gateway.clone(), reloader.clone());
+    server.add_service(background_service("upkeep", upkeep));
+    if let Some(watchdog) = watchdog {
+        server.add_service(background_service("watchdog", watchdog));
+    }
+    let signals = Signals {
+        gateway,
+        connections,
+        reloader,
+        upgrader,
+        access_log,
+        announce,
+        serving,
+        predecessor: None,
+    };
+    Ok((server, signals))
+}
+
+/// Runs to the end. Pingora's server does not say how that came; a cell does.
+fn serve(server: Server, signals: Signals) -> anyhow::Result<()> {
+    let access_log = signals.access_log.clone();
+    let failure = Arc::new(Mutex::new(None));
+    let watch = SignalWatch::new(signals, failure.clone());
+    server.run(RunArgs { shutdown_signal: Box::new(watch) });
     if let Some(log) = access_log {
         log.flush();
     }
-    Ok(())
-}
-
-/// Opens a listening socket.
-///
-/// # Errors
-/// When the address is taken or not this machine's; the error names it.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow!("{address} is in use by another process; stop that, or choose another address")
-        }
-        _ => anyhow!("cannot listen on {address}: {error}"),
-    })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// Every socket, opened before anything is started: Pingora itself would try a taken port
-/// for half a minute and then panic.
-struct Listeners {
-    data: Vec<(String, TcpListener)>,
-    metrics: Vec<(String, TcpListener)>,
-    admin: TcpListener,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> anyhow::Result<Listeners> {
-        let named = |address: SocketAddr| bind(address).map(|socket| (address.to_string(), socket));
-        let data = config.server.listen.iter().map(|&address| named(address));
-        Ok(Listeners {
-            data: data.collect::<Result<_, _>>().context("server.listen")?,
-            metrics: vec![named(config.metrics.listen).context("metrics.listen")?],
-            admin: bind(config.admin.listen).context("admin.listen")?,
-        })
-    }
+    let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failure.map_or(Ok(()), Err)
 }
 
 fn server_conf(config: &Config) -> ServerConf {
@@ -136,168 +199,76 @@ fn server_conf(config: &Config) -> ServerConf {
 }
 
 fn data_service(
-    server: &Server,
     config: &Config,
-    gateway: &Arc<Gateway>,
-    access_log: Option<AccessLog>,
+    proxy: Arc<DataProxy>,
+    refuser: Arc<Refuser>,
+    on_failure: OnFailure,
+    connections: &Arc<Connections>,
     listeners: Vec<(String, TcpListener)>,
-) -> Inheriting<DataApp> {
+) -> anyhow::Result<Listening<GuardedApp<DataProxy>>> {
+    descriptors::raise(config.server.connections.max);
     let limits = HeadLimits {
         max_head: config.server.max_head,
         max_headers: config.server.max_headers,
         max_uri: config.server.max_uri,
     };
-    let answers = Arc::new(Refuser { gateway: gateway.clone(), access_log: access_log.clone() });
-    let proxy = Proxy::new(gateway.clone(), access_log);
-    let mut options = HttpServerOptions::default();
-    options.force_custom = true;
-    let mut service = ProxyServiceBuilder::new(&server.configuration, proxy)
-        .name("data")
-        .custom(PacedConnector::new(), guarded(limits, answers))
-        .server_options(options)
-        .build();
-    service.threads = Some(config.server.workers);
-    for (address, _) in &listeners {
-        let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
-        service.add_listener(ListenerConfig::tcp(address).l4_buffer(buffers));
-    }
-    Inheriting { service, listeners }
-}
-
-/// The data path: Pingora's proxy with connections to upstreams of our own making.
-type DataApp = HttpProxy<Proxy, PacedConnector>;
-
-/// Puts the guard in front of the proxy. A proxy with a connector of one's own is to be had
-/// only inside a service, so that the guard cannot be wrapped around it; but such a service can
-/// be told to hand every connection to this.
-fn guarded(
-    limits: HeadLimits,
-    answers: Arc<dyn Answers>,
-) -> ProcessCustomSession<Proxy, PacedConnector> {
-    let guard: OnceLock<Arc<GuardedApp<DataApp>>> = OnceLock::new();
-    Arc::new(move |proxy, io, shutdown| {
-        let guard =
-            guard.get_or_init(|| Arc::new(GuardedApp::new(proxy, limits, answers.clone()))).clone();
-        let shutdown = shutdown.clone();
-        // In a task of its own: Pingora's has room for what HTTP/2 would need, 8 KiB, and would
-        // keep it as long as the connection lives.
-        tokio::spawn(async move { guard.process_new(io, &shutdown).await });
-        Box::pin(std::future::ready(None))
-    })
+    let open = connections.clone();
+    ConnectionMetrics::watch(prometheus::default_registry(), move || open.open())?;
+    let app = GuardedApp::new(proxy, limits, refuser, connections.clone());
+    Ok(Listening::new("data", app, config.server.workers, listeners, on_failure))
 }
 
 fn metrics_service(
-    config: &Config,
+    on_failure: OnFailure,
     listeners: Vec<(String, TcpListener)>,
-) -> Inheriting<pingora_prometheus::PrometheusServer> {
-    let mut service = pingora_prometheus::prometheus_http_service();
-    service.add_tcp(&config.metrics.listen.to_string());
-    Inheriting { service, listeners }
-}
-
-/// A Pingora service on sockets that are open already.
-struct Inheriting<A> {
-    service: Service<A>,
-    listeners: Vec<(String, TcpListener)>,
-}
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> PingoraService for Inheriting<A> {
-    async fn start_service(
-        &mut self,
-        fds: Option<ListenFds>,
-        shutdown: ShutdownWatch,
-        listeners_per_fd: usize,
-    ) {
-        if let Some(fds) = &fds {
-            let mut fds = fds.lock();
-            for (address, listener) in self.listeners.drain(..) {
-                fds.add(address, listener.into_raw_fd());
-            }
-        }
-        self.service.start_service(fds, shutdown, listeners_per_fd).await;
-    }
-
-    fn name(&self) -> &str {
-        self.service.name()
-    }
-
-    fn threads(&self) -> Option<usize> {
-        self.service.threads
-    }
+) -> Listening<PrometheusServer> {
+    Listening::new("metrics", new_prometheus_server(), 1, listeners, on_failure)
 }
 
 /// The admin API as a service with a thread of its own.
 struct AdminService {
     router: axum::Router,
     listener: Mutex<Option<TcpListener>>,
+    upgrader: Arc<Upgrader>,
 }
 
 impl AdminService {
     fn new(
         config: &Config,
         gateway: &Arc<Gateway>,
-        reloader: Arc<Reloader>,
+        reloader: &Arc<Reloader>,
+        upgrader: &Arc<Upgrader>,
         listener: TcpListener,
     ) -> AdminService {
         let state = AdminState {
             gateway: gateway.clone(),
-            reloader,
+            reloader: reloader.clone(),
+            upgrader: upgrader.clone(),
             listen: config.admin.listen,
             token: config.admin.token.clone(),
             metrics: prometheus::default_registry().clone(),
         };
-        AdminService { router: admin::router(state), listener: Mutex::new(Some(listener)) }
+        let listener = Mutex::new(Some(listener));
+        AdminService { router: admin::router(state), listener, upgrader: upgrader.clone() }
     }
 }
 
 #[async_trait]
 impl BackgroundService for AdminService {
-    /// Serves through a drain to its end, so that `/ready` can say that it drains.
+    /// Serves through a drain to its end, so that `/ready` can say that it drains; a successor
+    /// says so itself, on the same socket.
     async fn start(&self, _shutdown: ShutdownWatch) {
         let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (_never, until) = tokio::sync::watch::channel(false);
+        let (succeeded, until) = watch::channel(false);
+        let upgrader = self.upgrader.clone();
+        tokio::spawn(async move {
+            upgrader.succeeded().await;
+            succeeded.send_replace(true);
+        });
         if let Some(listener) = listener
             && let Err(error) = admin::serve(listener, self.router.clone(), until).await
         {
             log::error!("the admin API stopped: {error}");
-        }
-    }
-}
-
-/// Answers and accounts for heads that never became a request.
-struct Refuser {
-    gateway: Arc<Gateway>,
-    access_log: Option<AccessLog>,
-}
-
-impl Answers for Refuser {
-    fn refuse(&self, fault: Fault, peer: Option<IpAddr>) -> Bytes {
-        let refusal = Refusal::Malformed(fault);
-        let trace_id = trace::new();
-        let response = refusal::bare_response(&refusal, trace::text(&trace_id));
-        self.account(refusal.status(), trace::text(&trace_id), peer, Some(refusal.name()));
-        Bytes::from(response)
-    }
-
-    fn parser_refused(&self) {
-        self.account(StatusCode::BAD_REQUEST, "", None, None);
-    }
-}
-
-impl Refuser {
-    fn account(
-        &self,
-        status: StatusCode,
-        trace_id: &str,
-        client_ip: Option<IpAddr>,
-        refusal: Option<&'static str>,
-    ) {
-        self.gateway.generation().no_route.count(status.as_u16());
-        if let Some(log) = &self.access_log {
-            let client_ip = client_ip.map(|ip| ip.to_string());
-            let client_ip = client_ip.as_deref();
-            log.record(&Entry::unread(trace_id, client_ip, status.as_u16(), refusal));
         }
     }
 }

@@ -8,21 +8,23 @@
 //! - [`store`] keeps the buckets in a lock-free table; [`registry`] knows the clients;
 //!   [`upstream`] the servers and whose turn it is.
 //! - [`gateway`] holds one generation of policy and the state that outlives it; [`reload`]
-//!   replaces the generation.
+//!   replaces the generation, [`handover`] the process.
 //! - [`wire`] lets only well-formed requests through to Pingora, one at a time; [`proxy`] is
 //!   Pingora's phases over the policies; [`admin`] is the API to steer it by.
 //! - [`metrics`], [`telemetry`], [`lifecycle`] and [`clock`] serve them all, and [`app`] puts
 //!   everything together. [`demo`] is something to try, [`remote`] what the commands for a
-//!   running gateway are made of.
+//!   running gateway are made of, [`cli`] what the command line takes.
 //!
 //! What points where is in docs/ARCHITECTURE.md, and a test holds it.
 
 pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod gateway;
+pub mod handover;
 pub mod lifecycle;
 pub mod metrics;
 pub mod policy;

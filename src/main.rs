@@ -1,75 +1,40 @@
 //! The `tollgate` command: reads its arguments, does what they say, and exits as
 //! sysexits.h has it.
 
-use clap::{Parser, Subcommand};
-use std::path::{Path, PathBuf};
+use clap::Parser;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
+use tollgate::app::{self, Announce, Launch, Origin};
+use tollgate::cli::{self, Arguments, Command, manual};
 use tollgate::config::{self, LoadError, Loaded};
 use tollgate::remote::{self, Answer, Remote};
-use tollgate::{app, demo, telemetry};
+use tollgate::{demo, telemetry};
 
 /// Allocates for the whole program; takes a tenth less CPU for each request than the
 /// system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Where the configuration is looked for when no file is named.
-const DEFAULT_FILES: [&str; 2] = ["conf/tollgate.yaml", "/etc/tollgate/tollgate.yaml"];
-
 /// Exit codes of sysexits.h.
 const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;
 
-/// An API gateway for the network edge: exact tiered rate limits, routing and contained
-/// failures.
-#[derive(Parser)]
-#[command(name = "tollgate", version, about, arg_required_else_help = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve.
-    Run {
-        /// The configuration; by default conf/tollgate.yaml, then /etc/tollgate/tollgate.yaml.
-        #[arg(short, long, value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
-    /// Check a configuration: print every error and warning; exit 0 when it is good, 64 when
-    /// it is not, 66 when there is none.
-    Check {
-        /// The configuration; by default conf/tollgate.yaml, then /etc/tollgate/tollgate.yaml.
-        #[arg(short, long, value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
-    /// Make the running gateway read its configuration again; exit 0 when the new one serves,
-    /// 64 when it is wrong and the old one serves on, 69 when no gateway answers.
-    Reload {
-        /// The gateway's configuration, which tells where its admin API is.
-        #[arg(short, long, value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
-    /// Show the running gateway on one screen: circuits, upstreams, servers.
-    Status {
-        /// The gateway's configuration, which tells where its admin API is.
-        #[arg(short, long, value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
-    /// Serve the shipped configuration on loopback with a sample upstream, and print what to
-    /// try.
-    Demo,
-}
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Command::Run { config } => run(&file_or_default(config)),
-        Command::Check { config } => check(&file_or_default(config)),
-        Command::Reload { config } => reload(&file_or_default(config)),
-        Command::Status { config } => status(&file_or_default(config)),
+    let outcome = match Arguments::parse().command {
+        Command::Run { file, upgrade: false } => run(&file.path(), Origin::Opened),
+        Command::Run { file, upgrade: true } => run(&file.path(), Origin::Predecessor),
+        Command::Check { file } => check(&file.path()),
+        Command::Reload { gateway, to } => reload(&gateway.path(), to),
+        Command::Upgrade { gateway } => upgrade(&gateway.path()),
+        Command::Status { gateway } => status(&gateway.path()),
         Command::Demo => serve(demo::run),
+        Command::Ready { address, path, any_status } => ready(address, &path, any_status),
+        Command::Completions { shell } => {
+            write(&cli::completions(shell));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { out } => man(out.as_deref()),
     };
     outcome.unwrap_or_else(|code| code)
 }
@@ -77,14 +42,31 @@ fn main() -> ExitCode {
 /// The exit code is the error too: what went wrong has been told.
 type Outcome = Result<ExitCode, ExitCode>;
 
-fn run(file: &Path) -> Outcome {
+fn run(file: &Path, origin: Origin) -> Outcome {
     let loaded = load(file)?;
     serve(|| {
         for warning in &loaded.warnings {
             log::warn!("{}", warning.in_file(file));
         }
-        app::run(&loaded.config, Some(file.to_owned()), app::Announce::InLog)
+        app::run(Launch {
+            config: &loaded.config,
+            file: Some(file.to_owned()),
+            origin,
+            announce: Announce::InLog,
+        })
     })
+}
+
+fn upgrade(file: &Path) -> Outcome {
+    let remote = remote(file)?;
+    let answer = ask(&remote, "POST", "/upgrade")?;
+    let text = remote::describe_upgrade(&answer);
+    if answer.status == 200 {
+        print(&text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(text.trim_end());
+    Err(ExitCode::FAILURE)
 }
 
 fn check(file: &Path) -> Outcome {
@@ -96,9 +78,11 @@ fn check(file: &Path) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn reload(file: &Path) -> Outcome {
-    let remote = Remote::of(&load(file)?.config);
-    let answer = ask(&remote, "POST", "/reload")?;
+fn reload(file: &Path, to: Option<u64>) -> Outcome {
+    let remote = remote(file)?;
+    let path = remote::reload_path(to);
+    // A file that is wrong may also name the wrong gateway; then what is wrong matters more.
+    let answer = remote.ask("POST", &path).or_else(|error| load(file).and(unreachable(&error)))?;
     let text = remote::describe_reload(&answer);
     match answer.status {
         200 => print(&text),
@@ -115,24 +99,54 @@ fn reload(file: &Path) -> Outcome {
 }
 
 fn status(file: &Path) -> Outcome {
-    let remote = Remote::of(&load(file)?.config);
-    let health = ask(&remote, "GET", "/health")?;
-    let parts = ["/circuit-breakers", "/upstreams"].map(|path| ask(&remote, "GET", path));
-    let [circuits, upstreams] = parts;
-    let (circuits, upstreams) = (circuits?, upstreams?);
-    if circuits.status != 200 {
-        say(&format!("tollgate: the admin API answers {}: is the token right?", circuits.status));
-        return Err(ExitCode::FAILURE);
+    let remote = remote(file)?;
+    let mut answers = Vec::new();
+    for path in remote::SCREEN_PATHS {
+        let answer = ask(&remote, "GET", path)?;
+        // /health says 503 while the gateway starts, and what it says counts all the same.
+        if answer.status != 200 && path != "/health" {
+            say(&format!("tollgate: the admin API answers {}: is the token right?", answer.status));
+            return Err(ExitCode::FAILURE);
+        }
+        answers.push(answer.body);
     }
-    print(&remote::describe_status(&health.body, &circuits.body, &upstreams.body));
+    print(&remote::describe_status(&answers));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The admin API of the gateway that serves `file`, or would if that were right.
+fn remote(file: &Path) -> Result<Remote, ExitCode> {
+    told(file, config::load_admin(file)).map(|admin| Remote::of(&admin))
+}
+
+fn ready(address: SocketAddr, path: &str, any_status: bool) -> Outcome {
+    let status = ask(&Remote::at(address), "GET", path)?.status;
+    if any_status || status == 200 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!("tollgate: {path} is answered with {status}"));
+    Err(ExitCode::FAILURE)
+}
+
+fn man(out: Option<&Path>) -> Outcome {
+    let written = match out {
+        Some(folder) => manual::write_pages(folder),
+        None => manual::pages().map(|pages| pages.iter().for_each(|(_, text)| write(text))),
+    };
+    written.map_err(|error| {
+        say(&format!("tollgate: the manual cannot be written: {error}"));
+        ExitCode::FAILURE
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn ask(remote: &Remote, method: &str, path: &str) -> Result<Answer, ExitCode> {
-    remote.ask(method, path).map_err(|error| {
-        say(&format!("tollgate: {error:#}"));
-        ExitCode::from(EX_UNAVAILABLE)
-    })
+    remote.ask(method, path).or_else(|error| unreachable(&error))
+}
+
+fn unreachable<T>(error: &anyhow::Error) -> Result<T, ExitCode> {
+    say(&format!("tollgate: {error:#}"));
+    Err(ExitCode::from(EX_UNAVAILABLE))
 }
 
 fn serve(serve: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
@@ -146,7 +160,12 @@ fn serve(serve: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
 }
 
 fn load(file: &Path) -> Result<Loaded, ExitCode> {
-    config::load(file).map_err(|error| {
+    told(file, config::load(file))
+}
+
+/// Prints what is wrong with `file`.
+fn told<T>(file: &Path, loaded: Result<T, LoadError>) -> Result<T, ExitCode> {
+    loaded.map_err(|error| {
         match &error {
             LoadError::Invalid(findings) => {
                 for finding in findings {
@@ -159,16 +178,13 @@ fn load(file: &Path) -> Result<Loaded, ExitCode> {
     })
 }
 
-fn file_or_default(named: Option<PathBuf>) -> PathBuf {
-    named.unwrap_or_else(|| {
-        let [first, second] = DEFAULT_FILES.map(PathBuf::from);
-        if first.exists() { first } else { second }
-    })
-}
-
 /// Prints a result; whoever closed standard output only wants the exit code.
 fn print(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    write(text.as_bytes());
+}
+
+fn write(bytes: &[u8]) {
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), bytes);
 }
 
 /// Tells the user; where standard error is closed there is nobody to tell.

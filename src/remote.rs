@@ -3,7 +3,11 @@
 //! They read the same file as the gateway, for the API's address and token. One request on a
 //! connection of its own; a client library would be larger than all of this.
 
-use crate::config::Config;
+mod screen;
+
+pub use screen::{SCREEN_PATHS, describe_status};
+
+use crate::config::Admin;
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -35,16 +39,20 @@ pub struct Answer {
 }
 
 impl Remote {
-    /// The API that `config` describes; where it listens on every address, loopback is asked.
-    pub fn of(config: &Config) -> Remote {
-        let mut address = config.admin.listen;
+    /// The API that `admin` describes.
+    pub fn of(admin: &Admin) -> Remote {
+        let token = admin.token.as_ref().map(|token| token.expose().to_owned());
+        Remote { token, ..Remote::at(admin.listen) }
+    }
+
+    /// What listens at `address`, without a token; on every address, loopback is asked.
+    pub fn at(mut address: SocketAddr) -> Remote {
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             _ => {}
         }
-        let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
-        Remote { address, token }
+        Remote { address, token: None }
     }
 
     /// Sends one request without a body.
@@ -53,8 +61,10 @@ impl Remote {
     /// When no gateway answers there, or not with HTTP.
     pub fn ask(&self, method: &str, path: &str) -> anyhow::Result<Answer> {
         let Remote { address, token } = self;
-        let mut stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)
-            .with_context(|| format!("no gateway answers at {address}, its admin.listen"))?;
+        let mut stream =
+            TcpStream::connect_timeout(address, CONNECT_TIMEOUT).with_context(|| {
+                format!("no gateway answers at {address}; is that where it listens?")
+            })?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
@@ -78,6 +88,11 @@ fn parse(answer: &[u8]) -> anyhow::Result<Answer> {
     // The API names the length of every answer of its own.
     let body = serde_json::from_slice(&answer[head..]).unwrap_or(Value::Null);
     Ok(Answer { status: response.code.unwrap_or_default(), body })
+}
+
+/// Where a reload is asked for: of the file, or of the configuration of a generation.
+pub fn reload_path(to: Option<u64>) -> String {
+    to.map_or_else(|| "/reload".to_owned(), |generation| format!("/config/history/{generation}"))
 }
 
 /// What a reload came to, for people.
@@ -104,34 +119,15 @@ pub fn describe_reload(answer: &Answer) -> String {
     text
 }
 
-/// A gateway on one screen, from its answers to `/health`, `/circuit-breakers` and `/upstreams`.
-pub fn describe_status(health: &Value, circuits: &Value, upstreams: &Value) -> String {
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "status {}, generation {}, up {} s, redis {}",
-        plain(&health["status"]),
-        health["generation"],
-        health["uptime_seconds"],
-        plain(&health["redis"]),
-    );
-    let rows = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let _ = writeln!(text, "\n{:<32} {:<11} REASON", "CIRCUIT", "STATE");
-    for circuit in rows(circuits) {
-        let (name, state) = (plain(&circuit["name"]), plain(&circuit["state"]));
-        let reason = circuit["reason"].as_str().unwrap_or_default();
-        let _ = writeln!(text, "{name:<32} {state:<11} {reason}");
-    }
-    let _ = writeln!(text, "\n{:<32} {:<28} {:<11} IN FLIGHT", "UPSTREAM", "SERVER", "STATE");
-    for upstream in rows(upstreams) {
-        let name = plain(&upstream["name"]);
-        for server in rows(&upstream["servers"]) {
-            let address = server["address"].as_str().or(server["configured"].as_str());
-            let (address, state) = (address.unwrap_or_default(), plain(&server["state"]));
-            let _ = writeln!(text, "{name:<32} {address:<28} {state:<11} {}", server["in_flight"]);
+/// What an upgrade came to, for people.
+pub fn describe_upgrade(answer: &Answer) -> String {
+    match answer.body["process"].as_i64() {
+        Some(process) if answer.status == 200 => format!("process {process} serves now\n"),
+        _ => {
+            let detail = answer.body["detail"].as_str().unwrap_or("the gateway gave no reason");
+            format!("not upgraded ({}): {detail}\n", answer.status)
         }
     }
-    text
 }
 
 /// Text as it is, everything else as JSON.

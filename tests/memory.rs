@@ -24,6 +24,8 @@ const LARGE: u64 = 64 << 20;
 const CLIENT_BUFFER: usize = 4_096;
 /// Moving what the kernel takes can take long on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Slow peers are kept for as long as they like, so that there is time to see what they cost.
+const UNHURRIED: &str = "min_body_rate: 0";
 /// What a slow peer may cost. The release build's figure is in docs/ARCHITECTURE.md; a debug
 /// build needs a little more, and without a bound it is three to five times this.
 const COST_MAX: u64 = 180 << 10;
@@ -80,7 +82,7 @@ fn check_cost(gateway: &Gateway, before: u64, peers: Vec<TcpStream>, mut upstrea
 #[test]
 fn slow_readers_of_large_answers_cost_little_and_leave_nothing() {
     let upstream = Upstream::answering(Answer::Stream(LARGE));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).server(UNHURRIED).start();
     let before = warm_size(&gateway);
     let ask = |_| {
         let mut client = connect(&gateway);
@@ -97,6 +99,7 @@ fn slow_readers_of_large_answers_cost_little_and_leave_nothing() {
 fn uploads_that_an_upstream_does_not_read_cost_little_and_leave_nothing() {
     let upstream = Upstream::answering(Answer::Early(Vec::new()));
     let gateway = Gateway::before(&upstream)
+        .server(UNHURRIED)
         .routes("- {name: all, path: /, upstream: main, max_body: 100MiB}")
         .start();
     let before = warm_size(&gateway);
@@ -127,7 +130,7 @@ fn uploads_that_an_upstream_does_not_read_cost_little_and_leave_nothing() {
 #[test]
 fn a_slow_reader_gets_all_of_its_answer() {
     let upstream = Upstream::answering(Answer::Stream(LARGE / 4));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).server(UNHURRIED).start();
     let mut pattern = support::Pattern::default();
     let mut client = gateway.client();
     client.send("GET /large HTTP/1.1\r\nHost: tollgate.test\r\n\r\n");

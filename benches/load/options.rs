@@ -1,5 +1,7 @@
 //! What the command line of the benchmark may ask for.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 
 use crate::Contender;
@@ -11,7 +13,7 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
   --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
-                     overload or slow-readers; may be repeated
+                     overload, reload, upgrade or slow-readers; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -24,11 +26,13 @@ pub(crate) enum Part {
     Memory,
     BlackHole,
     Overload,
+    Reload,
+    Upgrade,
     SlowReaders,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Forward,
         Self::Refuse,
         Self::Open,
@@ -36,6 +40,8 @@ impl Part {
         Self::Memory,
         Self::BlackHole,
         Self::Overload,
+        Self::Reload,
+        Self::Upgrade,
         Self::SlowReaders,
     ];
 
@@ -48,6 +54,8 @@ impl Part {
             "memory" => Self::Memory,
             "black-hole" => Self::BlackHole,
             "overload" => Self::Overload,
+            "reload" => Self::Reload,
+            "upgrade" => Self::Upgrade,
             "slow-readers" => Self::SlowReaders,
             _ => bail!("no case {name:?}; see --help"),
         })
@@ -114,6 +122,11 @@ impl Options {
 
     pub(crate) fn wants(&self, part: Part) -> bool {
         self.parts.contains(&part)
+    }
+
+    /// How long reloads go on, and how long none before that.
+    pub(crate) fn reload_length(&self) -> Duration {
+        Duration::from_secs(if self.quick { 6 } else { 60 })
     }
 
     pub(crate) fn has(&self, contender: Contender) -> bool {

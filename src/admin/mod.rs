@@ -10,6 +10,7 @@ mod clients;
 mod config;
 mod guard;
 mod health;
+mod history;
 mod limits;
 mod metrics;
 mod openapi;
@@ -20,12 +21,14 @@ mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod upstreams;
 
 pub use server::serve;
 
 use crate::config::Secret;
 use crate::gateway::Gateway;
+use crate::handover::Upgrader;
 use crate::reload::Reloader;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
@@ -50,6 +53,8 @@ pub struct AdminState {
     pub gateway: Arc<Gateway>,
     /// Reads the configuration's file again.
     pub reloader: Arc<Reloader>,
+    /// Replaces the process.
+    pub upgrader: Arc<Upgrader>,
     /// Its own address, as configured.
     pub listen: SocketAddr,
     /// The token that requests must bear; none: no token is asked for.
@@ -95,7 +100,10 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .routes(routes!(metrics::summary))
         .routes(routes!(metrics::latency))
         .routes(routes!(config::config))
+        .routes(routes!(history::history))
+        .routes(routes!(history::restore))
         .routes(routes!(reload::reload))
+        .routes(routes!(upgrade::upgrade))
         .routes(routes!(openapi::document))
 }
 

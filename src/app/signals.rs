@@ -1,108 +1,179 @@
 //! What the process does when it is told something.
 
-use super::{Announce, upkeep};
-use crate::clock;
+use super::{Announce, drain, systemd, upkeep};
 use crate::gateway::Gateway;
+use crate::handover::{Predecessor, Upgrader};
 use crate::lifecycle::Stage;
 use crate::reload::Reloader;
 use crate::telemetry::access_log::AccessLog;
+use crate::wire::connections::Connections;
+use anyhow::{Context, anyhow};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
-/// How long the gateway has to be idle before a drain ends early: long enough for a
-/// request that was accepted just before to be seen.
-const QUIET_BEFORE_EXIT: Duration = Duration::from_millis(100);
-
-/// Waits for signals: HUP reloads, TERM and INT stop, the former gracefully.
+/// Who is told what by signals.
 pub(super) struct Signals {
     pub(super) gateway: Arc<Gateway>,
+    /// Those of clients: as long as one is open, a request may come on it.
+    pub(super) connections: Arc<Connections>,
     pub(super) reloader: Arc<Reloader>,
+    pub(super) upgrader: Arc<Upgrader>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) announce: Announce,
+    /// Turns true when the data port is served.
+    pub(super) serving: watch::Receiver<bool>,
+    /// The process that serves until this one does.
+    pub(super) predecessor: Option<Predecessor>,
+}
+
+/// Waits for signals: HUP reloads; QUIT and USR2 hand over to a successor, one that waits or
+/// one that is started; TERM and INT stop, the former gracefully.
+pub(super) struct SignalWatch {
+    signals: Mutex<Option<Signals>>,
+    /// Why the process could not serve, for whoever runs it.
+    failure: Arc<Mutex<Option<anyhow::Error>>>,
+}
+
+impl SignalWatch {
+    pub(super) fn new(signals: Signals, failure: Arc<Mutex<Option<anyhow::Error>>>) -> SignalWatch {
+        SignalWatch { signals: Mutex::new(Some(signals)), failure }
+    }
 }
 
 #[async_trait]
-impl ShutdownSignalWatch for Signals {
+impl ShutdownSignalWatch for SignalWatch {
     async fn recv(&self) -> ShutdownSignal {
-        let kinds = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()];
-        let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
-            log::error!("signals cannot be received; stopping, for nothing else could stop it");
-            return ShutdownSignal::FastShutdown;
+        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let served = match signals {
+            Some(signals) => signals.serve().await,
+            None => Err(anyhow!("the process is asked twice how it ends")),
         };
-        upkeep::first_lookups(&self.gateway).await;
-        self.say_ready();
-        self.gateway.lifecycle.advance(Stage::Ready);
-        let reloads = async {
-            loop {
-                hangup.recv().await;
-                // It has said in the log what came of it.
-                let _ = self.reloader.reload().await;
-            }
-        };
-        tokio::select! {
-            () = reloads => ShutdownSignal::FastShutdown,
-            _ = terminate.recv() => {
-                self.drain();
-                tokio::spawn(async move {
-                    interrupt.recv().await;
-                    log::info!("interrupted: the drain is cut short");
-                    std::process::exit(0);
-                });
-                ShutdownSignal::GracefulTerminate
-            }
-            _ = interrupt.recv() => {
-                log::info!("interrupted: stopping at once");
-                ShutdownSignal::FastShutdown
-            }
-        }
+        served.unwrap_or_else(|error| {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            ShutdownSignal::FastShutdown
+        })
+    }
+}
+
+/// The signals that are listened to.
+struct Kinds {
+    hangup: Signal,
+    quit: Signal,
+    user2: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Kinds {
+    fn listen() -> io::Result<Kinds> {
+        Ok(Kinds {
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            user2: signal(SignalKind::user_defined2())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 }
 
 impl Signals {
+    /// From the first moment to the one in which the process is to end.
+    async fn serve(mut self) -> anyhow::Result<ShutdownSignal> {
+        let mut kinds = Kinds::listen().context("signals cannot be received")?;
+        tokio::select! {
+            started = self.start() => started?,
+            _ = kinds.terminate.recv() => return Ok(ShutdownSignal::FastShutdown),
+            _ = kinds.interrupt.recv() => return Ok(ShutdownSignal::FastShutdown),
+        }
+        self.gateway.lifecycle.advance(Stage::Ready);
+        self.say_ready();
+        loop {
+            tokio::select! {
+                _ = kinds.hangup.recv() => self.reload(),
+                _ = kinds.quit.recv() => self.upgrade(Successor::Waits),
+                _ = kinds.user2.recv() => self.upgrade(Successor::IsStarted),
+                () = self.upgrader.succeeded() => {
+                    self.drain(kinds.interrupt);
+                    return Ok(ShutdownSignal::GracefulTerminate);
+                }
+                _ = kinds.terminate.recv() => {
+                    log::info!("told to stop");
+                    systemd::stopping("draining");
+                    self.drain(kinds.interrupt);
+                    return Ok(ShutdownSignal::GracefulTerminate);
+                }
+                _ = kinds.interrupt.recv() => {
+                    log::info!("interrupted: stopping at once");
+                    return Ok(ShutdownSignal::FastShutdown);
+                }
+            }
+        }
+    }
+
+    /// Until this process serves, and no other one besides.
+    async fn start(&mut self) -> anyhow::Result<()> {
+        upkeep::first_lookups(&self.gateway).await;
+        // Its sender ends only with the service itself.
+        let _ = self.serving.wait_for(|is_serving| *is_serving).await;
+        if let Some(predecessor) = self.predecessor.take() {
+            spawn_blocking(|| predecessor.confirm()).await??;
+        }
+        Ok(())
+    }
+
+    /// What comes of it is in the log.
+    fn reload(&self) {
+        let reloader = self.reloader.clone();
+        tokio::spawn(async move { reloader.reload().await });
+    }
+
+    /// What comes of it is in the log.
+    fn upgrade(&self, successor: Successor) {
+        let upgrader = self.upgrader.clone();
+        tokio::spawn(async move {
+            match successor {
+                Successor::Waits => upgrader.hand_over().await,
+                Successor::IsStarted => upgrader.replace().await,
+            }
+        });
+    }
+
     fn say_ready(&self) {
         let generation = self.gateway.generation();
         let config = &generation.config;
         let addresses: Vec<String> = config.server.listen.iter().map(ToString::to_string).collect();
+        let addresses = addresses.join(", ");
         log::info!(
-            "serving on {}, admin API on {}, metrics on {}",
-            addresses.join(", "),
+            "serving on {addresses}, admin API on {}, metrics on {}",
             config.admin.listen,
             config.metrics.listen
         );
+        systemd::ready(&format!("serving on {addresses}, generation {}", generation.number));
+        tokio::spawn(systemd::tell_reloads(self.reloader.progress(), addresses));
         if let Announce::With(print) = self.announce {
             print(config);
         }
     }
 
-    /// Ends the process as soon as nothing is in flight. Pingora itself sleeps for the whole
-    /// grace period, idle or not.
-    fn drain(&self) {
-        let grace_period = self.gateway.generation().config.server.grace_period;
-        log::info!("stopping: draining for at most {grace_period:?}");
-        self.gateway.lifecycle.advance(Stage::Draining);
-        let (gateway, access_log) = (self.gateway.clone(), self.access_log.clone());
-        let watch = move || {
-            let end = clock::now_ns() + grace_period.as_nanos() as u64;
-            let step = Duration::from_millis(5);
-            let mut quiet = Duration::ZERO;
-            while quiet < QUIET_BEFORE_EXIT && clock::now_ns() < end {
-                std::thread::sleep(step);
-                quiet = if gateway.inflight() == 0 { quiet + step } else { Duration::ZERO };
-            }
-            if let Some(log) = access_log {
-                log.flush();
-            }
-            match gateway.inflight() {
-                0 => log::info!("drained"),
-                left => log::warn!("the grace period is over; {left} requests are cut off"),
-            }
+    fn drain(&self, mut interrupt: Signal) {
+        self.upgrader.let_go();
+        tokio::spawn(async move {
+            interrupt.recv().await;
+            log::info!("interrupted: the drain is cut short");
             std::process::exit(0);
-        };
-        if let Err(error) = std::thread::Builder::new().name("drain".into()).spawn(watch) {
-            log::warn!("the drain cannot be watched and takes the whole grace period: {error}");
-        }
+        });
+        drain::begin(&self.gateway, &self.connections, self.access_log.clone());
     }
+}
+
+/// Who is to take over.
+#[derive(Debug, Clone, Copy)]
+enum Successor {
+    Waits,
+    IsStarted,
 }

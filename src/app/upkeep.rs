@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::gateway::Gateway;
+use crate::reload::Reloader;
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -21,8 +22,8 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
 /// Larger than what the allocator keeps many of in a page.
 const LARGE_BLOCK: usize = 1 << 20;
 
-/// The upkeep of all upstreams, as a service with a thread of its own.
-pub(super) struct UpkeepService(pub(super) Arc<Gateway>);
+/// The upkeep of all upstreams and of the configuration, as a service with a thread of its own.
+pub(super) struct UpkeepService(pub(super) Arc<Gateway>, pub(super) Arc<Reloader>);
 
 #[async_trait]
 impl BackgroundService for UpkeepService {
@@ -31,6 +32,7 @@ impl BackgroundService for UpkeepService {
         for upstream in &self.0.generation().upstreams {
             upstream.spawn_upkeep(&Handle::current());
         }
+        tokio::spawn(self.1.clone().attend());
         let mut ticks = interval(REFRESH);
         loop {
             ticks.tick().await;

@@ -85,7 +85,8 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     let mut warnings = Vec::new();
     let mut fixed = |key: &str, is_same: bool| {
         if !is_same {
-            let message = "cannot change while the gateway runs; it takes effect after a restart";
+            let message = "cannot change while the gateway runs; it takes effect after a restart, \
+                           or with tollgate upgrade, which loses no connection";
             let message = message.to_owned();
             warnings.push(Finding { path: key.to_owned(), line: None, message });
         }
@@ -97,6 +98,7 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     fixed("server.max_headers", before.max_headers == after.max_headers);
     fixed("server.max_uri", before.max_uri == after.max_uri);
     fixed("server.access_log", before.access_log == after.access_log);
+    fixed("server.upgrade_socket", before.upgrade_socket == after.upgrade_socket);
     fixed("admin.listen", old.admin.listen == new.admin.listen);
     fixed("admin.token", old.admin.token == new.admin.token);
     fixed("metrics.listen", old.metrics == new.metrics);
@@ -108,6 +110,7 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
         max_headers: before.max_headers,
         max_uri: before.max_uri,
         access_log: before.access_log.clone(),
+        upgrade_socket: before.upgrade_socket.clone(),
         ..new.server.clone()
     };
     new.admin = old.admin.clone();

@@ -15,6 +15,7 @@ use crate::policy::breaker::BreakerPolicy;
 use crate::policy::ejection::EjectionPolicy;
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::rate::TokenBucket;
+use crate::policy::reload_watch::WatchPolicy;
 use crate::policy::retry::{RetryOn, RetryPolicy};
 use crate::policy::route::{HostMatch, PathMatch};
 use crate::policy::share::Share;
@@ -54,8 +55,24 @@ fn server(server: &Server) -> Value {
         "max_head": size_text(server.max_head as u64),
         "max_headers": server.max_headers,
         "max_uri": size_text(server.max_uri as u64),
+        "header_timeout": duration_text(server.connections.header_timeout),
+        "idle_timeout": duration_text(server.connections.idle_timeout),
+        "min_body_rate": size_text(server.connections.min_body_rate),
+        "max_connections": server.connections.max,
+        "max_connections_per_ip": server.connections.max_per_ip,
+        "max_requests_per_connection": server.connections.max_requests,
         "access_log": access_log(&server.access_log),
         "x_ratelimit_headers": server.x_ratelimit_headers,
+        "upgrade_socket": server.upgrade_socket,
+        "reload_watch": server.reloading.watch.as_ref().map(reload_watch),
+        "watch_file": server.reloading.watch_file,
+    })
+}
+
+fn reload_watch(policy: &WatchPolicy) -> Value {
+    json!({
+        "window": nanos_text(policy.window_ns),
+        "max_error_ratio": policy.max_error_ratio(),
     })
 }
 

@@ -40,21 +40,21 @@ pub(super) const SERVER: Keys = Keys {
         "max_head",
         "max_headers",
         "max_uri",
-        "access_log",
-        "x_ratelimit_headers",
-    ],
-    later: &[
+        "header_timeout",
+        "idle_timeout",
+        "min_body_rate",
         "max_connections",
         "max_connections_per_ip",
         "max_requests_per_connection",
+        "access_log",
+        "x_ratelimit_headers",
         "reload_watch",
         "watch_file",
-        "header_timeout",
-        "min_body_rate",
-        "idle_timeout",
         "upgrade_socket",
     ],
+    later: &[],
 };
+pub(super) const RELOAD_WATCH: Keys = Keys { known: &["window", "max_error_ratio"], later: &[] };
 pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };
 pub(super) const ADMIN: Keys = Keys { known: &["listen", "token"], later: &[] };
 pub(super) const METRICS: Keys = Keys { known: &["listen"], later: &[] };
@@ -136,9 +136,10 @@ pub(super) const RETRY: Keys =
 pub(super) const BACKOFF: Keys = Keys { known: &["base", "max"], later: &[] };
 
 #[cfg(test)]
-pub(super) const ALL_KEYS: [&Keys; 26] = [
+pub(super) const ALL_KEYS: [&Keys; 27] = [
     &FILE,
     &SERVER,
+    &RELOAD_WATCH,
     &ACCESS_LOG,
     &ADMIN,
     &METRICS,

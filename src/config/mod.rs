@@ -9,6 +9,7 @@ mod breaker;
 mod changes;
 mod clients;
 mod concurrency;
+mod connections;
 mod effective;
 mod ejection;
 mod expand;
@@ -19,6 +20,7 @@ mod keys;
 mod limits;
 mod path;
 mod raw;
+mod reload_watch;
 mod report;
 mod retry;
 mod routes;
@@ -39,8 +41,10 @@ pub use balance::{Affinity, Balance};
 pub use changes::{changes, keep_fixed};
 pub use clients::{ApiKeyHash, Clients, Identifier, KnownClient};
 pub use concurrency::Concurrency;
+pub use connections::Connections;
 pub use effective::effective;
 pub use health::{HealthCheck, HealthCheckKind};
+pub use reload_watch::Reloading;
 pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
@@ -114,11 +118,54 @@ impl LoadError {
     }
 }
 
-/// Reads a file, with variables from the environment of this process.
+/// Reads a file and checks it, with variables from the environment of this process.
 ///
 /// # Errors
 /// When there is no file, it cannot be read, or it is wrong; then with all that is wrong.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    check_text(&read(path)?)
+}
+
+/// Checks a file's text, with variables from the environment of this process.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check_text(text: &str) -> Result<Loaded, LoadError> {
+    let (config, warnings) = parse(text, &environment).map_err(LoadError::Invalid)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Reads of a file only where the admin API is, whatever else is wrong with it: what steers a
+/// running gateway must reach it to be told what is.
+///
+/// # Errors
+/// As [`load`], where that much cannot be read.
+pub fn load_admin(path: &Path) -> Result<Admin, LoadError> {
+    let mut report = Report::default();
+    let admin = yaml::parse(&read(path)?, &mut report).and_then(|mut root| {
+        expand::expand(&mut root, &environment, &mut report);
+        let root = Field::root(&root).section(&mut Report::default(), &keys::FILE)?;
+        Some(Admin::read(root.get("admin"), &mut report))
+    });
+    let (mut errors, _) = report.finish();
+    match admin {
+        Some(admin) => {
+            errors.retain(|error| error.path.split(['.', '[']).next() == Some("admin"));
+            if errors.is_empty() { Ok(admin) } else { Err(LoadError::Invalid(errors)) }
+        }
+        None => Err(LoadError::Invalid(errors)),
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Reads a file's text, at most 16 MiB.
+///
+/// # Errors
+/// When there is no file, it cannot be read, it is too long, or it is no text.
+pub fn read(path: &Path) -> Result<String, LoadError> {
     let unreadable = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::Missing(path.to_owned()),
         _ => LoadError::Unreadable(path.to_owned(), error),
@@ -134,15 +181,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         let mib = yaml::MAX_FILE_BYTES >> 20;
         return Err(invalid(format!("the file is longer than {mib} MiB")));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         invalid(format!(
             "byte {} is not UTF-8; is this a YAML file?",
             error.utf8_error().valid_up_to()
         ))
-    })?;
-    let env = |name: &str| std::env::var(name).ok();
-    let (config, warnings) = parse(&text, &env).map_err(LoadError::Invalid)?;
-    Ok(Loaded { config, warnings })
+    })
 }
 
 /// Checks a file's text; `env` looks up variables. Gives the configuration and its warnings.

@@ -8,9 +8,11 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::connections::{self, Connections};
 use super::keys;
 use super::path;
 use super::raw::{Field, Section, Unique, word};
+use super::reload_watch::Reloading;
 use super::report::{Report, quote};
 use super::value;
 
@@ -35,10 +37,16 @@ pub struct Server {
     pub max_headers: usize,
     /// Bytes of a request's target, 64 to `max_head`.
     pub max_uri: usize,
+    /// What clients may do with their connections.
+    pub connections: Connections,
     /// Where finished requests are written.
     pub access_log: AccessLog,
     /// Whether answers also carry the older X-RateLimit-Limit, -Remaining and -Reset.
     pub x_ratelimit_headers: bool,
+    /// Where a successor waits to take over; none: in a private folder.
+    pub upgrade_socket: Option<PathBuf>,
+    /// What goes on around reloads.
+    pub reloading: Reloading,
 }
 
 impl Default for Server {
@@ -53,8 +61,11 @@ impl Default for Server {
             max_head: 32 << 10,
             max_headers: 100,
             max_uri: 8 << 10,
+            connections: Connections::default(),
             access_log: AccessLog::None,
             x_ratelimit_headers: false,
+            upgrade_socket: None,
+            reloading: Reloading::default(),
         }
     }
 }
@@ -186,11 +197,14 @@ impl Server {
             section.value("health_path", report, "a path such as /healthz", path::literal);
         server.strip_headers = strip_headers(&section, report);
         read_bounds(&section, report, &mut server);
+        server.connections = connections::read(&section, report);
         if let Some(field) = section.get("access_log") {
             set(&mut server.access_log, access_log(field, report));
         }
         let value = section.value("x_ratelimit_headers", report, "true or false", value::boolean);
         set(&mut server.x_ratelimit_headers, value);
+        server.upgrade_socket = section.value("upgrade_socket", report, "a path", file_path);
+        server.reloading = Reloading::read(&section, report);
         server
     }
 }
@@ -271,13 +285,15 @@ fn access_log(field: &Field<'_>, report: &mut Report) -> Option<AccessLog> {
         .value("format", report, "json or combined", |text| word(text, &known, &[]))
         .unwrap_or(AccessLogFormat::Json);
     let file = section.require("file", report, "file: /var/log/tollgate/access.log")?;
-    let path = file.read(report, "a file's path", |text| {
-        if text.contains('\0') {
-            return Err(format!("{} is not a path", quote(text)));
-        }
-        Ok(PathBuf::from(text))
-    })?;
+    let path = file.read(report, "a file's path", file_path)?;
     Some(AccessLog::File { path, format })
+}
+
+fn file_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("{} is not a path", quote(text)));
+    }
+    Ok(PathBuf::from(text))
 }
 
 impl Admin {

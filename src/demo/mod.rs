@@ -35,7 +35,12 @@ pub fn run() -> anyhow::Result<()> {
         .name("sample-upstream".into())
         .spawn(move || serve_sample(listener))
         .context("the sample upstream cannot start")?;
-    app::run(&config, None, app::Announce::With(print_what_to_try))
+    app::run(app::Launch {
+        config: &config,
+        file: None,
+        origin: app::Origin::Opened,
+        announce: app::Announce::With(print_what_to_try),
+    })
 }
 
 fn upstream_address(config: &Config) -> SocketAddr {

@@ -4,9 +4,11 @@
 //! codes. Requests find their metrics by handle; a label is looked up the first time a
 //! route answers with a status and then kept.
 
+mod connections;
 mod route;
 mod upstream;
 
+pub use connections::{CLOSED_REASONS, ConnectionMetrics};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -38,9 +40,36 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// The number of the generation that serves.
     pub generation: IntGauge,
-    reloads: [IntCounter; 2],
+    reloads: [IntCounter; 3],
+    /// Those of client connections.
+    pub connections: ConnectionMetrics,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
+}
+
+/// What a reload came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadResult {
+    /// It was taken.
+    Ok,
+    /// It was rejected; what served serves on.
+    Rejected,
+    /// It was taken back after it had been taken.
+    RolledBack,
+}
+
+impl ReloadResult {
+    const ALL: [ReloadResult; 3] =
+        [ReloadResult::Ok, ReloadResult::Rejected, ReloadResult::RolledBack];
+
+    /// Its name in metrics and JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ReloadResult::Ok => "ok",
+            ReloadResult::Rejected => "rejected",
+            ReloadResult::RolledBack => "rolled_back",
+        }
+    }
 }
 
 impl Metrics {
@@ -103,8 +132,9 @@ impl Metrics {
                     &["result"],
                 )?;
                 // From the start at zero, or the first rejected one would be no increase.
-                ["rejected", "ok"].map(|result| reloads.with_label_values(&[result]))
+                ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()]))
             },
+            connections: ConnectionMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
         })
     }
@@ -127,9 +157,9 @@ impl Metrics {
         metrics.map(|metric| metric.get_gauge().value() as i64).sum()
     }
 
-    /// Counts a reload that was taken or rejected.
-    pub fn reloaded(&self, is_taken: bool) {
-        self.reloads[usize::from(is_taken)].inc();
+    /// Counts what a reload came to.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.reloads[result as usize].inc();
     }
 
     /// The counter of refusals by one policy.

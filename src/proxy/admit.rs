@@ -48,7 +48,8 @@ impl Proxy {
         let target = std::str::from_utf8(request.raw_path());
         let target = target.map_err(|_| Refusal::Path(PathFault::BadCharacter))?;
         let target = path::normalize(target).map_err(Refusal::Path)?;
-        if server.health_path.as_deref() == Some(&*target.path) {
+        let probes = [server.health_path.as_deref(), self.own_probe.as_deref()];
+        if probes.contains(&Some(&*target.path)) {
             ctx.is_probe = true;
             return Ok(Passage::Probe);
         }

@@ -5,6 +5,7 @@ use super::guard;
 use super::refusal::{Breach, Refusal, Stage};
 use crate::metrics::AttemptOutcome;
 use crate::policy::retry::Failure;
+use crate::upstream::shortage;
 use crate::wire::alarm::Ring;
 use crate::wire::guard::GuardedStream;
 use pingora_core::upstreams::peer::PeerOptions;
@@ -40,6 +41,9 @@ impl Fate {
 
     /// The attempt that found no connection.
     pub(super) fn unconnected(error: &Error) -> Fate {
+        if error.root_cause().downcast_ref().is_some_and(shortage::is_ours) {
+            return Fate::cancelled(Some(Refusal::Exhausted));
+        }
         let refusal = match error.etype() {
             ErrorType::ConnectTimedout => Refusal::UpstreamTimeout(Stage::Connect),
             _ => Refusal::UpstreamFailed(Breach::Connect),
@@ -56,7 +60,9 @@ impl Fate {
             Some(Ring::Silence) => return Fate::too_slow(Stage::Read),
             Some(Ring::Overdue) if ctx.is_overdue() => return Fate::overdue(ctx),
             Some(Ring::Overdue) => return Fate::too_slow(Stage::Attempt),
-            Some(Ring::OverdueByClient) => return Fate::cancelled(Some(Refusal::ClientTimeout)),
+            Some(Ring::OverdueByClient | Ring::SlowClient) => {
+                return Fate::cancelled(Some(Refusal::ClientTimeout));
+            }
             None => {}
         }
         let reset = |breach| {

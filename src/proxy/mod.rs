@@ -9,12 +9,12 @@ mod affinity;
 mod attempt;
 pub mod attempts;
 pub mod client;
+pub mod connector;
 pub mod context;
 pub mod facts;
 mod failure;
 pub mod forward;
 mod hops;
-pub mod pacing;
 mod places;
 pub mod refusal;
 mod respond;
@@ -54,12 +54,19 @@ pub struct Proxy {
     gateway: Arc<Gateway>,
     access_log: Option<AccessLog>,
     pseudonym: Pseudonym,
+    /// Where the process asks itself whether it answers.
+    own_probe: Option<Box<str>>,
 }
 
 impl Proxy {
-    /// A proxy for `gateway`.
-    pub fn new(gateway: Arc<Gateway>, access_log: Option<AccessLog>) -> Proxy {
-        Proxy { gateway, access_log, pseudonym: Pseudonym::random() }
+    /// A proxy for `gateway`. The path `own_probe` is answered like `server.health_path`.
+    pub fn new(
+        gateway: Arc<Gateway>,
+        access_log: Option<AccessLog>,
+        own_probe: Option<&str>,
+    ) -> Proxy {
+        let own_probe = own_probe.map(Box::from);
+        Proxy { gateway, access_log, pseudonym: Pseudonym::random(), own_probe }
     }
 }
 
@@ -155,10 +162,10 @@ impl ProxyHttp for Proxy {
         digest: Option<&Digest>,
         _ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if let Some(ends) = digest.and_then(pacing::ends_of)
+        if let Some(ends) = digest.and_then(connector::ends_of)
             && let Some(guard) = guard(session)
         {
-            guard.keep_pace(ends);
+            guard.share_ends(ends);
         }
         Ok(())
     }
@@ -236,6 +243,8 @@ impl ProxyHttp for Proxy {
             }
         } else if response.status.is_informational() {
             return Ok(());
+        } else {
+            respond::say_if_last(session);
         }
         respond::pass_on(response, ctx, version)
     }
@@ -315,7 +324,11 @@ impl ProxyHttp for Proxy {
             Some(status) if error.is_none() || status >= 200 => status,
             _ => ctx.refusal.as_ref().map_or(CLIENT_GONE, |refusal| refusal.status().as_u16()),
         };
-        let metrics = ctx.route().map_or(&ctx.generation.no_route, |route| &route.metrics);
+        let route = ctx.route();
+        if let Some(route) = route {
+            route.outcomes.count(status);
+        }
+        let metrics = route.map_or(&ctx.generation.no_route, |route| &route.metrics);
         metrics.finish(status, elapsed);
         self.write_access_log(session, ctx, status, elapsed);
         ctx.place = None;

@@ -6,6 +6,7 @@
 use crate::policy::path::PathFault;
 use crate::store::limiter::Standing;
 use crate::upstream::circuit::Refused;
+use crate::wire::connections::Crowd;
 use crate::wire::fault::Fault;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use std::borrow::Cow;
@@ -63,8 +64,13 @@ pub enum Refusal {
     UpstreamTimeout(Stage),
     /// The upstream failed.
     UpstreamFailed(Breach),
-    /// The client did not send its request's body within the route's time-out.
+    /// The client did not send its request's body within the route's time-out, or sent or read
+    /// more slowly than `server.min_body_rate`.
     ClientTimeout,
+    /// There is no room for its connection.
+    TooManyConnections(Crowd),
+    /// The gateway itself lacks file descriptors or memory for it.
+    Exhausted,
     /// A fault of the gateway itself.
     Internal,
 }
@@ -119,6 +125,9 @@ impl Refusal {
                 "head-too-large",
                 "Request header fields too large",
             ),
+            Self::Malformed(Fault::HeadTimeout) => {
+                (S::REQUEST_TIMEOUT, "header-timeout", "Request timeout")
+            }
             Self::Malformed(Fault::Connect) | Self::Method(_) => {
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
             }
@@ -136,6 +145,8 @@ impl Refusal {
             Self::ClientBusy { .. } => unavailable("client-concurrency"),
             Self::Saturated(_) => unavailable("upstream-saturated"),
             Self::NoServer => unavailable("no-server"),
+            Self::TooManyConnections(_) => unavailable("too-many-connections"),
+            Self::Exhausted => unavailable("gateway-exhausted"),
             Self::UpstreamTimeout(stage) => (
                 S::GATEWAY_TIMEOUT,
                 match stage {
@@ -211,6 +222,13 @@ impl Refusal {
             }
             Self::UpstreamFailed(Breach::Invalid) => "the upstream did not answer with valid HTTP",
             Self::ClientTimeout => "the request's body did not arrive in time",
+            Self::TooManyConnections(Crowd::All) => {
+                "the gateway has as many connections as it takes"
+            }
+            Self::TooManyConnections(Crowd::Peer) => {
+                "the gateway has as many connections from this address as it takes"
+            }
+            Self::Exhausted => "the gateway is out of file descriptors or memory",
             Self::Internal => "the gateway failed to handle the request",
         })
     }
@@ -256,7 +274,11 @@ impl Refusal {
             Self::CircuitOpen { retry_after_ns } => {
                 Some(retry_after_ns.div_ceil(1_000_000_000).max(1))
             }
-            Self::NoServer | Self::ClientBusy { .. } | Self::Saturated(_) => Some(1),
+            Self::NoServer
+            | Self::ClientBusy { .. }
+            | Self::Saturated(_)
+            | Self::TooManyConnections(_)
+            | Self::Exhausted => Some(1),
             _ => None,
         }
     }
@@ -294,9 +316,12 @@ impl Refusal {
         body.push_str(status.as_str());
         body.push_str(",\"detail\":\"");
         body.push_str(&self.detail());
-        body.push_str("\",\"trace_id\":\"");
-        body.push_str(trace_id);
         body.push('"');
+        if !trace_id.is_empty() {
+            body.push_str(",\"trace_id\":\"");
+            body.push_str(trace_id);
+            body.push('"');
+        }
         if let Self::RateLimited { policy, .. } = self {
             body.push_str(",\"policy\":\"");
             body.push_str(policy);
@@ -322,16 +347,19 @@ fn allow(methods: &[Method]) -> HeaderValue {
 }
 
 /// A whole response to a request that never became one: no route, no client, and the
-/// connection ends.
+/// connection ends. Without a trace id it names none.
 pub fn bare_response(refusal: &Refusal, trace_id: &str) -> String {
     let body = refusal.body(trace_id);
     let status = refusal.status();
     let mut response = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nX-Trace-ID: {trace_id}\r\n",
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n",
         status.as_u16(),
         status.canonical_reason().unwrap_or_default(),
         body.len(),
     );
+    if !trace_id.is_empty() {
+        let _ = write!(response, "X-Trace-ID: {trace_id}\r\n");
+    }
     for (name, value) in refusal.headers() {
         let _ = write!(response, "{name}: {}\r\n", value.to_str().unwrap_or_default());
     }
@@ -377,6 +405,9 @@ mod tests {
             (Refusal::UpstreamTimeout(Stage::Read), 504),
             (Refusal::UpstreamFailed(Breach::Reset), 502),
             (Refusal::ClientTimeout, 408),
+            (Refusal::Malformed(Fault::HeadTimeout), 408),
+            (Refusal::TooManyConnections(Crowd::All), 503),
+            (Refusal::Exhausted, 503),
         ];
         for (refusal, status) in cases {
             let body: serde_json::Value = serde_json::from_str(&refusal.body("abc")).unwrap();

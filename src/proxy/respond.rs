@@ -1,9 +1,11 @@
 //! Writing the gateway's own answers, and its headers on everybody's.
 
 use super::context::Context;
+use super::guard;
 use super::hops::clean_response;
 use super::refusal::Refusal;
 use super::trace;
+use crate::wire::guard::GuardedStream;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_core::Result;
@@ -123,7 +125,17 @@ pub(super) async fn readiness(session: &mut Session, ctx: &Context, is_ready: bo
     write(session, response, body).await
 }
 
+/// Lets the answer that is about to be written say that the connection ends, where it does.
+/// Pingora does so for requests that begin while the gateway is stopping, and not for those
+/// that are under way by then.
+pub(super) fn say_if_last(session: &mut Session) {
+    if guard(session).is_some_and(GuardedStream::is_last_request) {
+        session.set_keepalive(None);
+    }
+}
+
 async fn write(session: &mut Session, response: ResponseHeader, body: String) -> Result<()> {
+    say_if_last(session);
     session.write_response_header(Box::new(response), false).await?;
     session.write_response_body(Some(Bytes::from(body)), true).await
 }

@@ -7,6 +7,7 @@
 
 use super::server::Server;
 use super::servers::Servers;
+use super::shortage;
 use super::upkeep::jittered;
 use crate::config::{HealthCheck, HealthCheckKind};
 use crate::policy::health::{Health, HealthThresholds};
@@ -85,6 +86,11 @@ async fn keep_checking(
     sleep(check.interval.min(MAX_START).mul_f64(fastrand::f64())).await;
     loop {
         let outcome = ask(address, &server.configured, &check).await;
+        if matches!(&outcome, Err(Complaint::Connect(error)) if shortage::is_ours(error)) {
+            // It was not asked.
+            sleep(jittered(check.interval)).await;
+            continue;
+        }
         let after = health.after(outcome.is_ok(), thresholds);
         if after.is_healthy() != health.is_healthy() {
             servers.set_healthy(&server, after.is_healthy());

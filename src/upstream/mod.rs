@@ -10,6 +10,7 @@ mod ring;
 mod server;
 mod servers;
 mod set;
+pub mod shortage;
 mod succession;
 mod upkeep;
 

@@ -233,7 +233,7 @@ impl Latency {
 }
 
 /// What makes Pingora ask the proxy's own connector for a connection; never sent anywhere.
-const OUR_CONNECTOR: &str = "paced";
+const OUR_CONNECTOR: &str = "ours";
 
 /// Pingora leaves every timeout open; here each one is set.
 fn peer(address: SocketAddr, timeouts: Timeouts) -> HttpPeer {

@@ -5,15 +5,10 @@
 //! keeps reading from the client, to notice when that goes away. So the time-out lives on
 //! this side: when it is due, the client's connection reads as failed, Pingora gives up the
 //! attempt, and the proxy, which can tell the alarm from a client that left, answers or
-//! tries again. One timer a connection serves all its requests, and it is only moved when it
-//! would ring too late.
+//! tries again.
 
-use crate::clock;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use super::pace::Pace;
 use std::time::{Duration, Instant};
-use tokio::time::{Sleep, sleep_until};
 
 /// What an attempt may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,9 +32,11 @@ pub enum Ring {
     Overdue,
     /// The whole of it, while the client had not sent its body yet.
     OverdueByClient,
+    /// The client neither sent nor read as fast as it must.
+    SlowClient,
 }
 
-/// A timer for the request under way.
+/// The bounds of the request under way. The connection's timer rings for it.
 #[derive(Default)]
 pub(super) struct Alarm {
     patience: Patience,
@@ -48,7 +45,8 @@ pub(super) struct Alarm {
     /// Something moved since `silent_until` was reckoned.
     has_moved: bool,
     ring: Option<Ring>,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// The waiting for the client that the request may spend.
+    pub(super) pace: Pace,
 }
 
 impl Alarm {
@@ -57,6 +55,7 @@ impl Alarm {
         self.patience = patience;
         self.has_moved = true;
         self.ring = None;
+        self.pace.rest();
     }
 
     /// More of the request's body has come: silence is the client's until it is whole.
@@ -65,9 +64,11 @@ impl Alarm {
         self.patience.awaits_continue = false;
     }
 
-    /// More of the answer has gone out: the silence begins anew.
+    /// More of the answer has gone out: the silence begins anew. The first of it is the
+    /// upstream's word on whether it wants the body, so the client waits for nothing more.
     pub(super) fn written(&mut self) {
         self.has_moved = true;
+        self.patience.awaits_continue = false;
     }
 
     /// Why it ended the wait, if it did since it was set.
@@ -75,38 +76,33 @@ impl Alarm {
         self.ring
     }
 
-    /// Ready when the wait has been too long. `is_sent`: the request has come whole, so that
-    /// silence is the upstream's.
-    pub(super) fn poll(&mut self, is_sent: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.has_moved) {
-            self.silent_until = self.patience.silence.map(|silence| clock::now() + silence);
-        }
-        let is_upstreams_turn = is_sent || self.patience.awaits_continue;
-        let silent_until = self.silent_until.filter(|_| is_upstreams_turn);
-        let Some(due) = earlier(silent_until, self.patience.until) else { return Poll::Pending };
-        loop {
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due.into())));
-            if timer.deadline() > due.into() {
-                timer.as_mut().reset(due.into());
-            }
-            ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= due.into() {
-                self.ring = Some(match (silent_until == Some(due), is_upstreams_turn) {
-                    (true, _) => Ring::Silence,
-                    (false, true) => Ring::Overdue,
-                    (false, false) => Ring::OverdueByClient,
-                });
-                return Poll::Ready(());
-            }
-            // It was set for an earlier moment, which has passed without meaning.
-            timer.as_mut().reset(due.into());
-        }
+    /// The wait was ended.
+    pub(super) fn rang(&mut self, ring: Ring) {
+        self.ring = Some(ring);
     }
-}
 
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, other) => one.or(other),
+    /// Whether silence is the upstream's. `is_sent`: the request has come whole.
+    pub(super) fn is_upstreams_turn(&self, is_sent: bool) -> bool {
+        is_sent || self.patience.awaits_continue
+    }
+
+    /// When the wait has been too long, and what is too long then.
+    pub(super) fn due(
+        &mut self,
+        is_sent: bool,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<(Instant, Ring)> {
+        if std::mem::take(&mut self.has_moved) {
+            self.silent_until = self.patience.silence.map(|silence| now() + silence);
+        }
+        let is_upstreams_turn = self.is_upstreams_turn(is_sent);
+        let silence = self.silent_until.filter(|_| is_upstreams_turn);
+        let silence = silence.map(|until| (until, Ring::Silence));
+        let ring = if is_upstreams_turn { Ring::Overdue } else { Ring::OverdueByClient };
+        let overdue = self.patience.until.map(|until| (until, ring));
+        match (silence, overdue) {
+            (Some(silence), Some(overdue)) if overdue.0 < silence.0 => Some(overdue),
+            (silence, overdue) => silence.or(overdue),
+        }
     }
 }

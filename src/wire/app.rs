@@ -1,25 +1,17 @@
 //! The guard around a Pingora application.
 
+use super::answers::{Answers, Ending};
 use super::ballast::keep_pages;
-use super::fault::Fault;
-use super::guard::{GuardedStream, Rescue};
+use super::connections::{Connections, Crowd, Seat};
+use super::guard::{GuardedStream, Peer, Rescue, Rescued};
 use super::head::HeadLimits;
+use super::lingering;
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
-
-/// What the guard reports and how it answers.
-pub trait Answers: Send + Sync + 'static {
-    /// The complete response to a head that is refused; it ends the connection.
-    fn refuse(&self, fault: Fault, peer: Option<IpAddr>) -> Bytes;
-    /// A head that passed was refused by the parser all the same.
-    fn parser_refused(&self);
-}
 
 /// Wraps a Pingora HTTP application so that it sees checked requests only, and only once
 /// their heads are complete.
@@ -27,12 +19,18 @@ pub struct GuardedApp<A> {
     inner: Arc<A>,
     limits: HeadLimits,
     answers: Arc<dyn Answers>,
+    connections: Arc<Connections>,
 }
 
 impl<A> GuardedApp<A> {
-    /// Guards `inner`.
-    pub fn new(inner: Arc<A>, limits: HeadLimits, answers: Arc<dyn Answers>) -> GuardedApp<A> {
-        GuardedApp { inner, limits, answers }
+    /// Guards `inner`; its connections are counted in `connections`.
+    pub fn new(
+        inner: Arc<A>,
+        limits: HeadLimits,
+        answers: Arc<dyn Answers>,
+        connections: Arc<Connections>,
+    ) -> GuardedApp<A> {
+        GuardedApp { inner, limits, answers, connections }
     }
 }
 
@@ -42,30 +40,34 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
     /// the wait between requests in front of it instead of within.
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         keep_pages();
-        let rescue = Rescue::default();
-        let mut stopping = shutdown.clone();
-        let guarded = GuardedStream::new(
-            io,
-            BytesMut::new(),
-            self.limits,
-            self.answers.clone(),
-            rescue.clone(),
-        );
-        let mut next = Some((Box::new(guarded), None));
-        while let Some((mut stream, settings)) = next {
-            let has_request = tokio::select! {
-                biased;
-                has_request = stream.next_request() => has_request,
-                _ = stopping.changed() => false,
-            };
-            if !has_request {
+        self.answers.accepted();
+        let _seat = match self.seat(&io) {
+            Ok(seat) => seat,
+            Err(crowd) => {
+                self.answers.ended(crowd.into());
+                let answer = self.answers.turn_away(crowd);
+                // In a task of its own, which needs a fraction of this one's memory.
+                tokio::spawn(async move { lingering::answer(io, &answer).await });
                 return None;
             }
+        };
+        let rescue = Rescue::default();
+        let mut stopping = shutdown.clone();
+        let mut next = Some((Box::new(self.guard(Rescued::new(io), &rescue)), None));
+        while let Some((mut stream, settings)) = next {
+            if !wait_for_request(&mut stream, &mut stopping).await {
+                return None;
+            }
+            let is_last = stream.is_last;
             let mut session = ServerSession::new_http1(stream);
             // The head is here already, so Pingora's own wait for it needs no timer.
             session.set_keepalive(Some(0));
             if let Some(settings) = settings {
                 HttpPersistentSettings::apply_to_session(settings, &mut session);
+            }
+            if is_last {
+                session.set_keepalive_reuses_remaining(Some(0));
+                self.answers.ended(Ending::MaxRequests);
             }
             let reused = self.inner.process_new_http(session, shutdown).await;
             next = match reused.map(ReusedHttpStream::consume) {
@@ -82,10 +84,28 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
 }
 
 impl<A> GuardedApp<A> {
+    fn seat(&self, io: &Stream) -> Result<Seat, Crowd> {
+        self.connections.enter(&self.answers.quota(Peer::address_of(io)))
+    }
+
+    fn guard(&self, connection: Rescued, rescue: &Rescue) -> GuardedStream {
+        GuardedStream::new(connection, self.limits, self.answers.clone(), rescue.clone())
+    }
+
     /// The connection of a failed attempt, where it is good for another request.
     fn rescued(&self, rescue: &Rescue) -> Option<Box<GuardedStream>> {
-        let (io, held) = rescue.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let answers = self.answers.clone();
-        Some(Box::new(GuardedStream::new(io, held, self.limits, answers, rescue.clone())))
+        let connection = rescue.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Box::new(self.guard(connection, rescue)))
     }
+}
+
+/// Waits for the next request; not for long once the gateway is stopping.
+async fn wait_for_request(stream: &mut GuardedStream, stopping: &mut ShutdownWatch) -> bool {
+    tokio::select! {
+        biased;
+        has_request = stream.next_request() => return has_request,
+        // Also when there is nobody left who could say so.
+        _ = stopping.wait_for(|stops| *stops) => stream.drain(),
+    }
+    stream.next_request().await
 }

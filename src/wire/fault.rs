@@ -53,6 +53,9 @@ pub enum Fault {
     /// A target longer than `server.max_uri`.
     #[error("the request target is longer than server.max_uri allows")]
     TargetTooLong,
+    /// Not whole within `server.header_timeout`.
+    #[error("the request's head did not arrive within server.header_timeout")]
+    HeadTimeout,
     /// Broken chunk framing.
     #[error("the chunked framing of the body is malformed")]
     Chunk,

@@ -11,47 +11,66 @@
 //! the connection for one that the client closed.
 
 use super::alarm::{Alarm, Patience, Ring};
-use super::app::Answers;
+use super::answers::{Answers, Bounds};
+use super::backpressure::{Ends, Intake};
 use super::body::BodyTracker;
 use super::fault::Fault;
-use super::head::{self, HeadLimits};
+use super::head::HeadLimits;
 use super::lingering;
-use super::pace::{Ends, Pace};
-use bytes::{Buf, Bytes, BytesMut};
+use super::timer::Timer;
+use super::waiting::Waiting;
+use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use pingora_core::protocols::{IO, Stream};
-use std::future::poll_fn;
 use std::io::{self, Cursor};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::time::Instant;
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Bytes read at a time while a head is collected.
 const READ_SIZE: usize = 4_096;
 /// The largest buffer an idle connection keeps. Most heads fit; others take a new one.
 const KEPT_BUFFER: usize = 1_024;
-/// Empty lines in front of a request that are skipped (RFC 9112, section 2.2, asks for one).
-const MAX_LEADING_LINES: usize = 2;
 
-/// Where a stream that Pingora drops leaves its connection, with what it read ahead, when
-/// the connection is good for another request.
-pub(super) type Rescue = Arc<Mutex<Option<(Stream, BytesMut)>>>;
+/// Where a stream that Pingora drops leaves its connection, when that is good for another
+/// request.
+pub(super) type Rescue = Arc<Mutex<Option<Rescued>>>;
+
+/// A connection that outlived the stream around it.
+pub(super) struct Rescued {
+    pub(super) io: Stream,
+    /// What was read ahead.
+    pub(super) held: BytesMut,
+    /// Requests it has made.
+    pub(super) served: u32,
+}
+
+impl Rescued {
+    /// A connection at its beginning.
+    pub(super) fn new(io: Stream) -> Rescued {
+        Rescued { io, held: BytesMut::new(), served: 0 }
+    }
+}
 
 /// What of a request is being read.
-enum Phase {
+pub(super) enum Phase {
     /// The next head.
     Head,
     /// A checked message: bytes of its head still held, then its body.
     Message { head_left: usize, body: BodyTracker },
     /// The answer to a bad head is being written.
-    Refusing(Bytes),
+    Refusing { answer: Bytes, until: Instant },
     /// That answer is out.
     Refused,
+    /// The connection was closed for its silence; the client has not closed it yet.
+    Parting { until: Instant, reads_left: u8, is_shut: bool },
+    /// Nothing is left to be said or heard.
+    Over,
     /// After `101 Switching Protocols`: bytes without meaning.
     Tunnel,
 }
@@ -66,9 +85,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn of(io: &Stream) -> Option<Peer> {
+    pub(super) fn address_of(io: &Stream) -> Option<IpAddr> {
         let digest = io.get_socket_digest()?;
-        let address = digest.peer_addr()?.as_inet()?.ip().to_canonical();
+        Some(digest.peer_addr()?.as_inet()?.ip().to_canonical())
+    }
+
+    fn of(io: &Stream) -> Option<Peer> {
+        let address = Peer::address_of(io)?;
         let text = HeaderValue::try_from(address.to_string()).ok()?;
         Some(Peer { address, text })
     }
@@ -78,35 +101,41 @@ impl Peer {
 pub struct GuardedStream {
     pub(super) io: Stream,
     peer: Option<Peer>,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Read from the connection and not handed on yet.
-    held: BytesMut,
+    pub(super) held: BytesMut,
     /// How much of `held` is known to hold no end of a head.
-    scanned: usize,
-    limits: HeadLimits,
-    answers: Arc<dyn Answers>,
+    pub(super) scanned: usize,
+    pub(super) limits: HeadLimits,
+    /// As they were when the request under way began.
+    pub(super) bounds: Bounds,
+    pub(super) waiting: Waiting,
+    pub(super) timer: Timer,
+    pub(super) answers: Arc<dyn Answers>,
     /// Pingora made a request of it.
-    is_taken: AtomicBool,
-    is_tunnel: AtomicBool,
+    pub(super) is_taken: AtomicBool,
+    pub(super) is_tunnel: AtomicBool,
+    /// The request under way is the last that the connection may make.
+    pub(super) is_last: bool,
     is_reusable: AtomicBool,
     rescue: Rescue,
     fault: Option<Fault>,
     /// Ends the wait for an upstream. Locked by the request's own task alone.
     alarm: Mutex<Alarm>,
     /// How fast bodies are read.
-    pub(super) pace: Pace,
+    pub(super) intake: Intake,
     /// Both ends of the attempt under way. Locked by the request's own task alone.
     pub(super) ends: Mutex<Option<Arc<Ends>>>,
 }
 
 impl GuardedStream {
     pub(super) fn new(
-        io: Stream,
-        held: BytesMut,
+        connection: Rescued,
         limits: HeadLimits,
         answers: Arc<dyn Answers>,
         rescue: Rescue,
     ) -> GuardedStream {
+        let Rescued { io, held, served } = connection;
         GuardedStream {
             peer: Peer::of(&io),
             io,
@@ -114,14 +143,18 @@ impl GuardedStream {
             held,
             scanned: 0,
             limits,
+            bounds: answers.bounds(),
+            waiting: Waiting::after(served),
+            timer: Timer::default(),
             answers,
             is_taken: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
+            is_last: false,
             is_reusable: AtomicBool::new(false),
             rescue,
             fault: None,
             alarm: Mutex::default(),
-            pace: Pace::default(),
+            intake: Intake::default(),
             ends: Mutex::default(),
         }
     }
@@ -162,6 +195,11 @@ impl GuardedStream {
         self.is_reusable.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the connection ends with the request under way.
+    pub fn is_last_request(&self) -> bool {
+        self.is_last || self.answers.is_draining()
+    }
+
     /// Bounds the wait for the upstream from now on: when it has been too long, reading from
     /// the client fails, and [`ring`](GuardedStream::ring) tells why.
     pub fn wait_for_upstream(&self, patience: Patience) {
@@ -182,41 +220,6 @@ impl GuardedStream {
         self.fault
     }
 
-    /// Waits for the next request: `true` once its head is complete and checked, `false` when
-    /// the connection has ended or its head was refused.
-    ///
-    /// Pingora is given the connection only then. A connection that waits inside Pingora
-    /// costs three times the memory of one that waits here.
-    pub(super) async fn next_request(&mut self) -> bool {
-        poll_fn(|cx| {
-            loop {
-                let progress = match self.phase {
-                    Phase::Head => ready!(self.poll_head(cx)),
-                    Phase::Message { ref body, head_left: 0 } if body.is_done() => {
-                        self.phase = Phase::Head;
-                        Ok(true)
-                    }
-                    Phase::Refusing(_) => ready!(self.poll_refuse(cx)).map(|()| false),
-                    Phase::Message { .. } => return Poll::Ready(true),
-                    Phase::Refused | Phase::Tunnel => Ok(false),
-                };
-                if !progress.unwrap_or(false) {
-                    return Poll::Ready(false);
-                }
-            }
-        })
-        .await
-    }
-
-    /// Reads on in the next head; `false` at the end of the stream.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if !self.has_end() && ready!(self.poll_fill(cx))? == 0 {
-            return Poll::Ready(Ok(false));
-        }
-        self.examine_held();
-        Poll::Ready(Ok(true))
-    }
-
     /// Between messages of a connection whose request is not finished: look for the client
     /// going away, keep what it sends early.
     fn poll_while_busy(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -225,61 +228,6 @@ impl GuardedStream {
         }
         // Whoever finishes the request reads again, so nobody needs to be woken.
         Poll::Pending
-    }
-
-    fn has_end(&self) -> bool {
-        head::end_of_head(&self.held, self.scanned).is_some()
-    }
-
-    /// Decides over the head that is held, as far as it has come.
-    fn examine_held(&mut self) {
-        for _ in 0..MAX_LEADING_LINES {
-            if self.held.starts_with(b"\r\n") {
-                self.held.advance(2);
-                self.scanned = 0;
-            }
-        }
-        let verdict = match head::end_of_head(&self.held, self.scanned) {
-            Some(end) => {
-                head::inspect(&self.held[..end], &self.limits).map(|head| Some((end, head)))
-            }
-            None if self.held.len() >= self.limits.max_head => {
-                Err(head::too_large(&self.held, &self.limits))
-            }
-            None => head::check_beginning(&self.held, &self.limits).map(|()| None),
-        };
-        match verdict {
-            Ok(Some((end, head))) => {
-                let head_left = match head.authority {
-                    Some(authority) => self.cut_authority(end, authority),
-                    None => end,
-                };
-                self.scanned = 0;
-                self.phase = Phase::Message { head_left, body: BodyTracker::new(head.framing) };
-            }
-            Ok(None) => self.scanned = self.held.len(),
-            Err(fault) => self.refuse(fault),
-        }
-    }
-
-    /// Turns a held head of `end` bytes into origin form and returns its new length.
-    fn cut_authority(&mut self, end: usize, authority: Range<usize>) -> usize {
-        let has_path = self.held.get(authority.end) == Some(&b'/');
-        let mut head = BytesMut::with_capacity(self.held.len());
-        head.extend_from_slice(&self.held[..authority.start]);
-        if !has_path {
-            head.extend_from_slice(b"/");
-        }
-        head.extend_from_slice(&self.held[authority.end..end]);
-        let length = head.len();
-        head.extend_from_slice(&self.held[end..]);
-        self.held = head;
-        length
-    }
-
-    fn refuse(&mut self, fault: Fault) {
-        let peer = self.peer.as_ref().map(|peer| peer.address);
-        self.phase = Phase::Refusing(self.answers.refuse(fault, peer));
     }
 
     /// Hands on what is held of the message, or reads on in its body.
@@ -327,28 +275,12 @@ impl GuardedStream {
     }
 
     /// Reads into `held`; 0 is the end of the stream.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut chunk = [const { MaybeUninit::uninit() }; READ_SIZE];
         let mut buf = ReadBuf::uninit(&mut chunk);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
         self.held.extend_from_slice(buf.filled());
         Poll::Ready(Ok(buf.filled().len()))
-    }
-
-    fn poll_refuse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Phase::Refusing(answer) = &mut self.phase {
-            while answer.has_remaining() {
-                let written = ready!(Pin::new(&mut self.io).poll_write(cx, answer))?;
-                if written == 0 {
-                    break;
-                }
-                answer.advance(written);
-            }
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-            self.phase = Phase::Refused;
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn poll_phase(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -362,15 +294,12 @@ impl GuardedStream {
                 Poll::Ready(Ok(()))
             }
             // Pingora reads only what `next_request` has let through.
-            Phase::Head | Phase::Refusing(_) | Phase::Refused => Poll::Ready(Ok(())),
+            Phase::Head
+            | Phase::Refusing { .. }
+            | Phase::Refused
+            | Phase::Parting { .. }
+            | Phase::Over => Poll::Ready(Ok(())),
         }
-    }
-
-    /// Fails once the upstream has been waited for too long.
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_sent = !matches!(&self.phase, Phase::Message { body, .. } if !body.is_done());
-        ready!(self.alarm_mut().poll(is_sent, cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Whether the last message was read to its end.
@@ -378,7 +307,7 @@ impl GuardedStream {
         match &self.phase {
             Phase::Message { head_left, body } => *head_left == 0 && body.is_done(),
             Phase::Head => true,
-            Phase::Refusing(_) | Phase::Refused | Phase::Tunnel => false,
+            _ => false,
         }
     }
 
@@ -391,9 +320,9 @@ impl GuardedStream {
     fn has_unread_input(&self) -> bool {
         match &self.phase {
             Phase::Message { body, .. } => !body.is_done() || !self.held.is_empty(),
-            Phase::Refusing(_) | Phase::Refused => true,
+            Phase::Refusing { .. } | Phase::Refused => true,
             Phase::Head => !self.held.is_empty(),
-            Phase::Tunnel => false,
+            Phase::Parting { .. } | Phase::Over | Phase::Tunnel => false,
         }
     }
 }
@@ -411,10 +340,11 @@ impl AsyncRead for GuardedStream {
         if let Some(ends) = this.ends_mut() {
             ends.client.note_turn();
         }
+        let before = buf.filled().len();
         let read = this.poll_phase(cx, buf);
         match &read {
-            Poll::Pending if *this.is_taken.get_mut() => ready!(this.poll_alarm(cx))?,
-            Poll::Ready(Ok(())) => this.alarm_mut().read(),
+            Poll::Pending if *this.is_taken.get_mut() => ready!(this.poll_overdue(cx))?,
+            Poll::Ready(Ok(())) => this.note_read(buf.filled().len() - before),
             _ => {}
         }
         if this.held.is_empty() && this.held.capacity() > KEPT_BUFFER {
@@ -429,9 +359,10 @@ impl Drop for GuardedStream {
         if matches!(self.phase, Phase::Message { .. }) && !*self.is_taken.get_mut() {
             self.answers.parser_refused();
         }
-        if *self.is_reusable.get_mut() && self.is_between_messages() {
-            let left = (self.leave_io(), std::mem::take(&mut self.held));
-            *self.rescue.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+        if *self.is_reusable.get_mut() && !self.is_last && self.is_between_messages() {
+            let (io, held) = (self.leave_io(), std::mem::take(&mut self.held));
+            let rescued = Rescued { io, held, served: self.waiting.served };
+            *self.rescue.lock().unwrap_or_else(PoisonError::into_inner) = Some(rescued);
             return;
         }
         if !self.has_unread_input() {

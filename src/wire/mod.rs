@@ -2,16 +2,23 @@
 //! parser that is kinder than it should be sees them.
 
 pub mod alarm;
+pub mod answers;
 pub mod app;
+pub mod backpressure;
 mod ballast;
 pub mod body;
+pub mod connections;
 pub mod fault;
 pub mod guard;
 pub mod head;
-mod keeping_pace;
 mod lingering;
+pub mod listening;
 pub mod pace;
 mod passthrough;
+mod progress;
+mod socket;
+mod timer;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 //! The rest of a stream: writing, closing and what Pingora asks of a connection go to the
-//! wrapped one as they are; that something was written is noted.
+//! wrapped one as they are; what was written, and what waits for a reader, is noted.
 
 use super::guard::GuardedStream;
 use async_trait::async_trait;
@@ -12,8 +12,8 @@ use pingora_core::protocols::{
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::io::AsyncWrite;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(
@@ -22,8 +22,7 @@ impl AsyncWrite for GuardedStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.note_write(&written);
-        written
+        self.note_write(written, cx)
     }
 
     fn poll_write_vectored(
@@ -32,8 +31,7 @@ impl AsyncWrite for GuardedStream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.note_write(&written);
-        written
+        self.note_write(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -42,12 +40,15 @@ impl AsyncWrite for GuardedStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.note_flush(&flushed);
-        flushed
+        ready!(self.note_write(flushed.map_ok(|()| 0), cx))?;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        // What is still to be written waits for the client as any write does.
+        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        ready!(self.note_write(shut.map_ok(|()| 0), cx))?;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -60,7 +61,7 @@ impl std::fmt::Debug for GuardedStream {
 #[async_trait]
 impl Shutdown for GuardedStream {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.io).await;
+        let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 

@@ -24,6 +24,7 @@ pub struct GatewayBuilder {
     admin: String,
     limiter: String,
     env: Vec<(String, String)>,
+    descriptors: Option<[u32; 2]>,
 }
 
 impl Default for GatewayBuilder {
@@ -38,6 +39,7 @@ impl Default for GatewayBuilder {
             admin: String::new(),
             limiter: String::new(),
             env: Vec::new(),
+            descriptors: None,
         }
     }
 }
@@ -103,6 +105,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// File descriptors the process may have, at first and after it has asked for all it can
+    /// get; without it as many as the test's own.
+    pub fn descriptors(mut self, soft: u32, hard: u32) -> Self {
+        self.descriptors = Some([soft, hard]);
+        self
+    }
+
     /// The configuration file with these listeners.
     pub fn yaml(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> String {
         let mut yaml = format!("server:\n  listen: \"{data}\"\n");
@@ -159,7 +168,8 @@ impl GatewayBuilder {
     /// Starts it on these addresses and does not wait.
     #[track_caller]
     pub fn spawn(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> Gateway {
-        Gateway::launch(&self.yaml(data, admin, metrics), &self.env, [data, admin, metrics])
+        let yaml = self.yaml(data, admin, metrics);
+        Gateway::launch(&yaml, &self.env, self.descriptors, [data, admin, metrics])
     }
 }
 

@@ -77,6 +77,11 @@ impl Client {
         }
     }
 
+    /// Speaks on a connection that the test made itself.
+    pub fn on(stream: TcpStream) -> Self {
+        Self { wire: Wire::new(stream, Some(DEADLINE)) }
+    }
+
     /// Connects, where somebody listens.
     pub fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).ok()?;

@@ -22,7 +22,8 @@ use super::wait::{DEADLINE, eventually};
 #[derive(Debug)]
 pub struct Gateway {
     child: Child,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    env: Vec<(String, String)>,
     /// Where clients go.
     pub data: SocketAddr,
     /// Where operators go.
@@ -50,18 +51,49 @@ impl Gateway {
     /// Starts the binary with this configuration, which names these addresses (data,
     /// admin, metrics), and does not wait.
     #[track_caller]
-    pub(super) fn launch(yaml: &str, env: &[(String, String)], at: [SocketAddr; 3]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = dir.path().join("tollgate.yaml");
-        fs::write(&config, yaml).expect("the configuration");
-        let mut command = command(dir.path());
-        command.arg("run").arg("-c").arg(&config);
+    pub(super) fn launch(
+        yaml: &str,
+        env: &[(String, String)],
+        descriptors: Option<[u32; 2]>,
+        at: [SocketAddr; 3],
+    ) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        fs::write(dir.path().join("tollgate.yaml"), yaml).expect("the configuration");
+        let mut command = match descriptors {
+            Some(limits) => limited_command(dir.path(), limits),
+            None => command(dir.path()),
+        };
+        command.args(["run", "-c", "tollgate.yaml"]);
+        Self::spawned(command, dir, env.to_vec(), at)
+    }
+
+    /// Starts a successor with the same configuration, which waits for this one's sockets.
+    #[track_caller]
+    pub fn successor(&self) -> Self {
+        let mut command = command(self.dir.path());
+        command.args(["run", "-c", "tollgate.yaml", "--upgrade"]);
+        let at = [self.data, self.admin, self.metrics];
+        Self::spawned(command, self.dir.clone(), self.env.clone(), at)
+    }
+
+    #[track_caller]
+    fn spawned(
+        mut command: Command,
+        dir: Arc<TempDir>,
+        env: Vec<(String, String)>,
+        at: [SocketAddr; 3],
+    ) -> Self {
         command.envs(env.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().expect("the binary starts");
         let stdout = collect(child.stdout.take());
         let stderr = collect(child.stderr.take());
         let [data, admin, metrics] = at;
-        Self { child, dir, data, admin, metrics, stdout, stderr, ended: None }
+        Self { child, dir, env, data, admin, metrics, stdout, stderr, ended: None }
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// A new connection to the data port.
@@ -164,6 +196,25 @@ impl Gateway {
         kib * 1024
     }
 
+    /// How many file descriptors it may have.
+    #[track_caller]
+    pub fn descriptor_limit(&self) -> u32 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    }
+
+    /// The processor time it has used so far, to a hundredth of a second.
+    #[track_caller]
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name, which may hold anything, the third field of the line is the first.
+        let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Asks it to drain and stop.
     pub fn terminate(&self) {
         self.signal("TERM");
@@ -202,12 +253,10 @@ impl Gateway {
         self.signal("INT");
     }
 
-    fn signal(&self, name: &str) {
+    /// Sends it a signal, named without SIG.
+    pub fn signal(&self, name: &str) {
         assert!(self.ended.is_none(), "the gateway has ended already");
-        // The shell's own `kill` needs neither a package nor unsafe code.
-        let kill = format!("kill -{name} {}", self.child.id());
-        let status = Command::new("sh").arg("-c").arg(kill).status().expect("sh");
-        assert!(status.success(), "kill -{name}: {status}");
+        assert!(signal_process(self.child.id(), name), "kill -{name}");
     }
 
     /// Whether its process is still there.
@@ -260,6 +309,13 @@ impl Drop for Gateway {
     }
 }
 
+/// Sends a process a signal; whether there was one to send it to.
+pub fn signal_process(process: u32, name: &str) -> bool {
+    // The shell's own `kill` needs neither a package nor unsafe code.
+    let kill = format!("kill -{name} {process} 2>/dev/null");
+    Command::new("sh").arg("-c").arg(kill).status().expect("sh").success()
+}
+
 /// A run of the binary that came to its end.
 #[derive(Debug)]
 pub struct Finished {
@@ -294,8 +350,21 @@ pub fn run_to_exit(dir: &Path, arguments: &[&str]) -> Finished {
     }
 }
 
-fn command(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+/// The binary, to be run in `dir`.
+pub fn command(dir: &Path) -> Command {
+    prepared(Command::new(env!("CARGO_BIN_EXE_tollgate")), dir)
+}
+
+/// The binary in a process that may have so many descriptors. The shell becomes the binary,
+/// so signals reach that.
+fn limited_command(dir: &Path, [soft, hard]: [u32; 2]) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""));
+    command.arg(env!("CARGO_BIN_EXE_tollgate"));
+    prepared(command, dir)
+}
+
+fn prepared(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir).env("RUST_LOG", "info");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -31,7 +31,7 @@ mod wire;
 pub use answer::{Answer, Drops, Ending, Gate, ok};
 pub use builder::GatewayBuilder;
 pub use client::{Client, End, Reply};
-pub use gateway::{Finished, Gateway, free_addresses, run_to_exit};
+pub use gateway::{Finished, Gateway, command, free_addresses, run_to_exit, signal_process};
 pub use link::Link;
 pub use series::Series;
 pub use upstream::{Recorded, Upstream};

@@ -5,5 +5,7 @@ pub(crate) mod black_hole;
 pub(crate) mod findings;
 pub(crate) mod origin;
 pub(crate) mod overload;
+pub(crate) mod reloads;
 pub(crate) mod slow_peers;
 mod steady;
+pub(crate) mod successions;

@@ -84,7 +84,7 @@ fn start_gateway(bench: &Bench<'_>) -> anyhow::Result<(crate::process::Process, 
     let (data, admin, metrics) = (listeners.data, listeners.admin, listeners.metrics);
     let upstream = origin()?;
     let config = format!(
-        "server: {{listen: \"{data}\", workers: 1}}
+        "server: {{listen: \"{data}\", workers: 1, min_body_rate: 0}}
 admin: {{listen: \"{admin}\"}}
 metrics: {{listen: \"{metrics}\"}}
 limiter: {{slots: 65536}}

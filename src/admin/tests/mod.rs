@@ -15,6 +15,7 @@ use crate::config::{
     Secret, Server, ServerAddress, Timeouts, Upstream, UpstreamServer,
 };
 use crate::gateway::Gateway;
+use crate::handover::Upgrader;
 use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
@@ -101,6 +102,7 @@ impl Rig {
         let router = router(AdminState {
             gateway: gateway.clone(),
             reloader: Arc::new(Reloader::new(gateway.clone(), None)),
+            upgrader: Upgrader::new(Ok("unused.sock".into()), Vec::new(), None, |_| ()),
             listen: listen.parse().unwrap(),
             token: token.map(|token| Secret::new(token.to_owned())),
             metrics: registry,

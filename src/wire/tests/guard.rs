@@ -1,9 +1,10 @@
 use super::LIMITS;
-use crate::wire::app::Answers;
+use crate::wire::answers::{Answers, Bounds, Ending};
+use crate::wire::connections::{Crowd, Quota};
 use crate::wire::fault::Fault;
-use crate::wire::guard::{GuardedStream, Rescue};
+use crate::wire::guard::{GuardedStream, Rescue, Rescued};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
@@ -13,8 +14,9 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
@@ -93,7 +95,13 @@ impl Peek for Pipe {}
 struct Recorder {
     refused: Mutex<Vec<Fault>>,
     parser_refused: Mutex<usize>,
+    ended: Mutex<Vec<Ending>>,
 }
+
+/// Long enough that no test reaches it by accident.
+const LONG: Duration = Duration::from_secs(3_600);
+/// How soon a head must be whole in [`Rig::hurried`], and silence end.
+const SOON: Duration = Duration::from_millis(40);
 
 impl Answers for Recorder {
     fn refuse(&self, fault: Fault, _peer: Option<IpAddr>) -> Bytes {
@@ -103,6 +111,33 @@ impl Answers for Recorder {
 
     fn parser_refused(&self) {
         *self.parser_refused.lock().unwrap() += 1;
+    }
+
+    fn turn_away(&self, _crowd: Crowd) -> Bytes {
+        Bytes::new()
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            header_timeout: LONG,
+            idle_timeout: LONG,
+            min_body_rate: None,
+            max_requests: Some(4),
+        }
+    }
+
+    fn quota(&self, _peer: Option<IpAddr>) -> Quota {
+        Quota { max: 1, holder: None, max_of_holder: None }
+    }
+
+    fn is_draining(&self) -> bool {
+        false
+    }
+
+    fn accepted(&self) {}
+
+    fn ended(&self, why: Ending) {
+        self.ended.lock().unwrap().push(why);
     }
 }
 
@@ -119,13 +154,23 @@ impl Rig {
         let (client, server) = duplex(1 << 16);
         let (answers, rescue) = (Arc::new(Recorder::default()), Rescue::default());
         let guard = GuardedStream::new(
-            Box::new(Pipe(server)),
-            BytesMut::new(),
+            Rescued::new(Box::new(Pipe(server))),
             LIMITS,
             answers.clone(),
             rescue.clone(),
         );
         Rig { client, guard, answers, rescue }
+    }
+
+    /// The same with little time for anything.
+    fn hurried() -> Rig {
+        let mut rig = Rig::new();
+        (rig.guard.bounds.header_timeout, rig.guard.bounds.idle_timeout) = (SOON, SOON);
+        rig
+    }
+
+    fn ended(&self) -> Vec<Ending> {
+        self.answers.ended.lock().unwrap().clone()
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -155,8 +200,20 @@ impl Rig {
     }
 }
 
+/// Where the guard's timers run.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap()
+});
+
+/// What a future yields in the end.
+fn at_last<F: Future>(future: F) -> F::Output {
+    let in_time = async { tokio::time::timeout(Duration::from_secs(10), future).await };
+    RUNTIME.block_on(in_time).expect("it ends")
+}
+
 /// What a future yields without waiting.
 fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    let _enter = RUNTIME.enter();
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
@@ -316,8 +373,9 @@ fn a_connection_outlives_a_failed_attempt_with_what_it_had_read() {
     rig.guard.keep_after_failure();
     let Rig { guard, answers, rescue, client } = rig;
     drop(guard);
-    let (io, held) = rescue.lock().unwrap().take().expect("the connection");
-    let guard = GuardedStream::new(io, held, LIMITS, answers.clone(), rescue.clone());
+    let connection = rescue.lock().unwrap().take().expect("the connection");
+    assert_eq!(connection.served, 1);
+    let guard = GuardedStream::new(connection, LIMITS, answers.clone(), rescue.clone());
     let mut rig = Rig { guard, answers, rescue, client };
     assert_eq!(rig.next_request(), Some(true));
     assert_eq!(rig.read(), GET);
@@ -376,4 +434,85 @@ fn a_request_that_pingora_never_made_of_a_head_is_reported() {
     rig.guard.take_request();
     drop(rig.guard);
     assert_eq!(*rig.answers.parser_refused.lock().unwrap(), 0);
+}
+
+#[test]
+fn a_head_has_its_time_from_its_first_byte_however_it_drips() {
+    for first in [&b"G"[..], b"\r\n", GET.split_last().unwrap().1] {
+        let mut rig = Rig::hurried();
+        rig.send(first);
+        assert!(!at_last(rig.guard.next_request()));
+        assert_eq!(rig.answer(), "refused: HeadTimeout");
+        assert_eq!(rig.ended(), [Ending::HeaderTimeout]);
+    }
+}
+
+#[test]
+fn a_head_behind_a_request_has_its_time_from_the_end_of_that() {
+    let mut rig = Rig::hurried();
+    rig.send(&[GET, b"GET / HT"].concat());
+    assert_eq!(rig.next_request(), Some(true));
+    (rig.guard.bounds.header_timeout, rig.guard.bounds.idle_timeout) = (SOON, LONG);
+    assert_eq!(rig.read(), GET);
+    std::thread::sleep(2 * SOON);
+    assert_eq!(rig.next_request(), None, "its time begins now");
+    assert!(!at_last(rig.guard.next_request()));
+    assert_eq!(rig.answer(), "refused: HeadTimeout");
+}
+
+#[test]
+fn silence_ends_a_connection_without_a_word() {
+    let mut rig = Rig::hurried();
+    let client = std::mem::replace(&mut rig.client, duplex(1).0);
+    assert!(!at_last(rig.guard.next_request()));
+    assert_eq!(rig.ended(), [Ending::IdleTimeout]);
+    rig.client = client;
+    assert_eq!(rig.answer(), "");
+    assert!(rig.answers.refused.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_new_connection_is_silent_for_the_shorter_of_both_times() {
+    for (header_timeout, idle_timeout) in [(SOON, LONG), (LONG, SOON)] {
+        let mut rig = Rig::new();
+        (rig.guard.bounds.header_timeout, rig.guard.bounds.idle_timeout) =
+            (header_timeout, idle_timeout);
+        assert!(!at_last(rig.guard.next_request()));
+        assert_eq!(rig.answer(), "");
+    }
+}
+
+#[test]
+fn a_connection_that_waits_when_the_gateway_stops_is_soon_closed() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.next_request(), None);
+    let _enter = RUNTIME.enter();
+    rig.guard.drain();
+    assert!(!at_last(rig.guard.next_request()));
+    assert_eq!(rig.ended(), [Ending::Drain]);
+}
+
+#[test]
+fn a_request_that_still_comes_when_the_gateway_stops_is_served() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.next_request(), None);
+    rig.guard.drain();
+    rig.send(GET);
+    assert_eq!(rig.next_request(), Some(true));
+    assert_eq!(rig.read(), GET);
+}
+
+#[test]
+fn the_last_request_of_a_connection_is_known_and_the_connection_not_kept() {
+    let mut rig = Rig::new();
+    rig.send(&[GET, GET, GET, GET].concat());
+    for is_last in [false, false, false, true] {
+        assert_eq!(rig.next_request(), Some(true));
+        assert_eq!(rig.read(), GET);
+        assert_eq!(rig.guard.is_last_request(), is_last);
+    }
+    rig.guard.take_request();
+    rig.guard.keep_after_failure();
+    drop(rig.guard);
+    assert!(rig.rescue.lock().unwrap().is_none());
 }

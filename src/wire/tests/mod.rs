@@ -1,6 +1,8 @@
 mod body;
+mod connections;
 mod guard;
 mod head;
+mod pace;
 
 use super::head::HeadLimits;
 

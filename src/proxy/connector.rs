@@ -3,9 +3,9 @@
 //! Pingora makes HTTP/1 connections itself and lets nobody between; but a peer that speaks a
 //! protocol of the application's is connected by a connector of the application's, and where
 //! that comes back with a plain stream, Pingora speaks HTTP/1 on it and pools it as ever. The
-//! connector here does just that, with a stream that is read at a [`Pace`].
+//! connector here does just that, with a stream that is read through an [`Intake`].
 
-use crate::wire::pace::{Ends, Pace};
+use crate::wire::backpressure::{Ends, Intake};
 use async_trait::async_trait;
 use pingora_core::connectors::http::custom::{Connection, Connector};
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
@@ -26,26 +26,26 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Makes the connections; Pingora's own connector pools them.
-pub struct PacedConnector {
+pub struct UpstreamConnector {
     transport: TransportConnector,
 }
 
-impl PacedConnector {
+impl UpstreamConnector {
     /// A connector.
-    pub fn new() -> PacedConnector {
+    pub fn new() -> UpstreamConnector {
         // Nothing is ever given back to it, so that its own pool stays empty.
-        PacedConnector { transport: TransportConnector::new(Some(ConnectorOptions::new(1))) }
+        UpstreamConnector { transport: TransportConnector::new(Some(ConnectorOptions::new(1))) }
     }
 }
 
-impl Default for PacedConnector {
-    fn default() -> PacedConnector {
-        PacedConnector::new()
+impl Default for UpstreamConnector {
+    fn default() -> UpstreamConnector {
+        UpstreamConnector::new()
     }
 }
 
 #[async_trait]
-impl Connector for PacedConnector {
+impl Connector for UpstreamConnector {
     type Session = ();
 
     async fn get_http_session<P: Peer + Send + Sync + 'static>(
@@ -53,11 +53,21 @@ impl Connector for PacedConnector {
         peer: &P,
     ) -> Result<(Connection<()>, bool)> {
         let io = self.transport.new_stream(peer).await?;
-        Ok((Connection::Stream(Box::new(PacedStream::new(io)?)), false))
+        Ok((Connection::Stream(Box::new(UpstreamStream::new(io)?)), false))
     }
 
-    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _peer: &P) -> Option<()> {
-        None
+    /// Asked once an attempt, so written out: a future without size is boxed without allocating.
+    fn reused_http_session<'a, 'b, 'f, P>(
+        &'a self,
+        _peer: &'b P,
+    ) -> Pin<Box<dyn Future<Output = Option<()>> + Send + 'f>>
+    where
+        P: Peer + Send + Sync + 'static + 'f,
+        'a: 'f,
+        'b: 'f,
+        Self: 'f,
+    {
+        Box::pin(NothingPooled)
     }
 
     async fn release_http_session<P: Peer + Send + Sync + 'static>(
@@ -69,30 +79,41 @@ impl Connector for PacedConnector {
     }
 }
 
+/// That there are no sessions of ours to use again.
+struct NothingPooled;
+
+impl Future for NothingPooled {
+    type Output = Option<()>;
+
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<()>> {
+        Poll::Ready(None)
+    }
+}
+
 /// What Pingora keeps with every connection for its proxy is where this one says what ends.
 pub(super) fn ends_of(digest: &Digest) -> Option<&Arc<Ends>> {
     digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
 }
 
 /// A connection to an upstream.
-struct PacedStream {
+struct UpstreamStream {
     io: Stream,
-    pace: Pace,
+    intake: Intake,
     ends: Arc<Ends>,
     digest: Arc<ProxyDigest>,
 }
 
-impl PacedStream {
-    fn new(io: Stream) -> Result<PacedStream> {
+impl UpstreamStream {
+    fn new(io: Stream) -> Result<UpstreamStream> {
         let ends = Arc::new(Ends::default());
         let response = ResponseHeader::build_no_case(200, Some(0))
             .map_err(|error| Error::because(ErrorType::InternalError, "no head", error))?;
         let digest = ProxyDigest::new(Box::new(response), Some(Box::new(ends.clone())));
-        Ok(PacedStream { io, pace: Pace::default(), ends, digest: Arc::new(digest) })
+        Ok(UpstreamStream { io, intake: Intake::default(), ends, digest: Arc::new(digest) })
     }
 }
 
-impl AsyncRead for PacedStream {
+impl AsyncRead for UpstreamStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -100,11 +121,11 @@ impl AsyncRead for PacedStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.ends.upstream.note_turn();
-        this.pace.poll_read(&mut this.io, &this.ends.client, cx, buf)
+        this.intake.poll_read(&mut this.io, &this.ends.client, cx, buf)
     }
 }
 
-impl AsyncWrite for PacedStream {
+impl AsyncWrite for UpstreamStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -112,7 +133,7 @@ impl AsyncWrite for PacedStream {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.ends.upstream.note_write(&written);
-        self.pace.expect_head();
+        self.intake.expect_head();
         written
     }
 
@@ -123,7 +144,7 @@ impl AsyncWrite for PacedStream {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.ends.upstream.note_write(&written);
-        self.pace.expect_head();
+        self.intake.expect_head();
         written
     }
 
@@ -142,29 +163,29 @@ impl AsyncWrite for PacedStream {
     }
 }
 
-impl std::fmt::Debug for PacedStream {
+impl std::fmt::Debug for UpstreamStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PacedStream").field("io", &self.io).finish_non_exhaustive()
+        f.debug_struct("UpstreamStream").field("io", &self.io).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl Shutdown for PacedStream {
+impl Shutdown for UpstreamStream {
     async fn shutdown(&mut self) {
         Shutdown::shutdown(&mut *self.io).await;
     }
 }
 
 #[async_trait]
-impl Peek for PacedStream {}
+impl Peek for UpstreamStream {}
 
-impl UniqueID for PacedStream {
+impl UniqueID for UpstreamStream {
     fn id(&self) -> UniqueIDType {
         self.io.id()
     }
 }
 
-impl Ssl for PacedStream {
+impl Ssl for UpstreamStream {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         self.io.get_ssl_digest()
     }
@@ -174,7 +195,7 @@ impl Ssl for PacedStream {
     }
 }
 
-impl GetTimingDigest for PacedStream {
+impl GetTimingDigest for UpstreamStream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         self.io.get_timing_digest()
     }
@@ -188,13 +209,13 @@ impl GetTimingDigest for PacedStream {
     }
 }
 
-impl GetProxyDigest for PacedStream {
+impl GetProxyDigest for UpstreamStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         Some(self.digest.clone())
     }
 }
 
-impl GetSocketDigest for PacedStream {
+impl GetSocketDigest for UpstreamStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.io.get_socket_digest()
     }

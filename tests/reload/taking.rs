@@ -1,21 +1,13 @@
-//! A new configuration takes the place of the old one, or nothing changes; either way nobody
-//! who is being served notices.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what tests share fails them by panicking"
-)]
-
-mod support;
+//! The transaction: all of a file or nothing of it, and what stays as it was.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Answer, Gate, Gateway, GatewayBuilder, Upstream, ok, run_to_exit, until};
+use crate::support::{
+    self, Answer, Gate, Gateway, GatewayBuilder, Upstream, ok, run_to_exit, until,
+};
 
 const GENERATION: &str = "gateway_config_generation";
 
@@ -185,7 +177,9 @@ fn what_cannot_change_while_it_runs_is_answered_as_such() {
     let warnings = reply["warnings"].as_array().unwrap();
     let told = |warning: &serde_json::Value| {
         let text = warning.as_str().unwrap();
-        text.contains("server.workers") && text.contains("after a restart")
+        text.contains("server.workers")
+            && text.contains("after a restart")
+            && text.contains("tollgate upgrade")
     };
     assert!(warnings.iter().any(told), "{reply}");
     assert_eq!(gateway.get("/alive").json()["ready"], true, "what can change has");

@@ -1,0 +1,146 @@
+//! The command line: what `tollgate` takes.
+//!
+//! Only definitions, so that [`manual`] and completions can be written from them as well.
+
+pub mod manual;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+pub use clap_complete::Shell;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where the configuration is looked for when no file is named: the first that exists, or else
+/// the second.
+pub const DEFAULT_FILES: [&str; 2] = ["conf/tollgate.yaml", "/etc/tollgate/tollgate.yaml"];
+
+/// An API gateway for the network edge: exact tiered rate limits, routing and contained
+/// failures.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The configuration of the gateway that serves or is to serve.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration; by default conf/tollgate.yaml, then /etc/tollgate/tollgate.yaml.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file that was named, or else the default one.
+    pub fn path(self) -> PathBuf {
+        self.config.unwrap_or_else(|| {
+            let [first, second] = DEFAULT_FILES.map(PathBuf::from);
+            if first.exists() { first } else { second }
+        })
+    }
+}
+
+/// The configuration of a gateway that runs, for its admin API's address and token.
+#[derive(Debug, Args)]
+pub struct RunningGateway {
+    /// The gateway's configuration, which tells where its admin API is.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl RunningGateway {
+    /// The file that was named, or else the default one.
+    pub fn path(self) -> PathBuf {
+        ConfigFile { config: self.config }.path()
+    }
+}
+
+/// What `tollgate` can be told to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve.
+    Run {
+        /// What to serve.
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Take over the sockets of the running gateway, which gets QUIT once this one waits
+        /// for them.
+        #[arg(long)]
+        upgrade: bool,
+    },
+    /// Check a configuration: print every error and warning.
+    ///
+    /// The exit status is 0 when it is good, 64 when it is not, 66 when there is none.
+    Check {
+        /// What to check.
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Make the running gateway read its configuration again.
+    ///
+    /// The exit status is 0 when the new one serves, 64 when it is wrong and the old one serves
+    /// on, 69 when no gateway answers.
+    Reload {
+        /// Whom to tell.
+        #[command(flatten)]
+        gateway: RunningGateway,
+        /// Go back to the configuration of that generation instead of reading the file; `GET
+        /// /config/history` lists what is kept.
+        #[arg(long, value_name = "GENERATION")]
+        to: Option<u64>,
+    },
+    /// Replace the running gateway's process by the binary that is installed now, without
+    /// losing a connection.
+    Upgrade {
+        /// Whom to replace.
+        #[command(flatten)]
+        gateway: RunningGateway,
+    },
+    /// Show the running gateway on one screen: circuits, upstreams, servers.
+    Status {
+        /// Whom to ask.
+        #[command(flatten)]
+        gateway: RunningGateway,
+    },
+    /// Serve the shipped configuration on loopback with a sample upstream, and print what to
+    /// try.
+    Demo,
+    /// Ask the data port whether the gateway is ready; for containers without another client.
+    ///
+    /// The exit status is 0 when it answers with 200, 1 when it answers otherwise, 69 when it does
+    /// not. No configuration is read: one that was edited and is wrong does not make the gateway
+    /// that serves unhealthy.
+    #[command(hide = true)]
+    Ready {
+        /// Where the gateway listens.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+        address: SocketAddr,
+        /// The gateway's server.health_path.
+        #[arg(long, value_name = "PATH", default_value = "/healthz")]
+        path: String,
+        /// Take any answer for a good one: it lives, be it full or draining.
+        #[arg(long)]
+        any_status: bool,
+    },
+    /// Print what makes a shell complete this command; for packages.
+    #[command(hide = true)]
+    Completions {
+        /// Whose language it is in.
+        shell: Shell,
+    },
+    /// Print the manual, in roff; for packages.
+    #[command(hide = true)]
+    Man {
+        /// Write the page of the program and one for each command to this folder instead.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// What makes `shell` complete the command line.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "tollgate", &mut text);
+    text
+}
