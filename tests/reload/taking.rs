@@ -188,6 +188,30 @@ fn what_cannot_change_while_it_runs_is_answered_as_such() {
 }
 
 #[test]
+fn a_web_socket_lives_through_reloads_even_of_its_route_and_upstream() {
+    let acceptance = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let upstream = Upstream::answering(Answer::Upgrade(acceptance.to_owned()));
+    let (other, elsewhere) = named("elsewhere");
+    let gateway = route(&upstream, "").start();
+    let mut socket = gateway.client();
+    socket.send(
+        "GET / HTTP/1.1\r\nHost: tollgate.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(socket.next_head().status(), 101);
+    for round in 1..=10 {
+        match round % 2 {
+            0 => gateway.rewrite(&route(&upstream, &format!(", timeout: {round}s"))),
+            _ => gateway.rewrite(&elsewhere),
+        }
+        assert_eq!(gateway.reload().status, 200);
+        socket.send("still here");
+        assert_eq!(socket.exactly(10), b"still here", "after {round} reloads");
+    }
+    assert_eq!(other.requests().len(), 0);
+}
+
+#[test]
 fn a_request_under_way_sees_its_own_generation_to_the_end() {
     let gate = Gate::default();
     let held = Answer::Held(gate.clone(), Box::new(ok("late")));
