@@ -2,6 +2,7 @@
 //! knows all the others.
 
 mod answers;
+mod data_proxy;
 mod descriptors;
 mod drain;
 mod listeners;
@@ -29,6 +30,7 @@ use crate::wire::listening::{Listening, OnFailure};
 use answers::Refuser;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use data_proxy::DataProxy;
 use listeners::Listeners;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
@@ -138,7 +140,7 @@ fn prepare(
     server.bootstrap();
     let own_probe = watchdog.as_ref().map(Watchdog::path);
     let proxy = Proxy::new(gateway.clone(), access_log.clone(), own_probe);
-    let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
+    let proxy = data_proxy::build(&server.configuration, proxy)?;
     let refuser = Arc::new(Refuser::new(gateway.clone(), access_log.clone()));
     let reporter = refuser.clone();
     let on_failure: OnFailure = Arc::new(move |error| reporter.could_not_accept(error));
@@ -196,16 +198,14 @@ fn server_conf(config: &Config) -> ServerConf {
     }
 }
 
-type HttpProxy = pingora_proxy::HttpProxy<Proxy>;
-
 fn data_service(
     config: &Config,
-    proxy: HttpProxy,
+    proxy: Arc<DataProxy>,
     refuser: Arc<Refuser>,
     on_failure: OnFailure,
     connections: &Arc<Connections>,
     listeners: Vec<(String, TcpListener)>,
-) -> anyhow::Result<Listening<GuardedApp<HttpProxy>>> {
+) -> anyhow::Result<Listening<GuardedApp<DataProxy>>> {
     descriptors::raise(config.server.connections.max);
     let limits = HeadLimits {
         max_head: config.server.max_head,

@@ -55,7 +55,7 @@ enum Contender {
 }
 
 impl Contender {
-    const ALL: [Self; 4] = [Self::Tollgate, Self::Bare, Self::Nginx, Self::Haproxy];
+    const ALL: [Self; 11] = [Self::Tollgate, Self::Bare, Self::Nginx, Self::Haproxy];
 
     fn name(self) -> &'static str {
         match self {
@@ -199,6 +199,10 @@ fn find_faults(bench: &Bench<'_>, options: &Options) -> Vec<anyhow::Result<Findi
     if options.wants(Part::Hostile) {
         println!("Hostile clients …");
         found.push(faults::hostile::measure(bench).context("hostile"));
+    }
+    if options.wants(Part::SlowReaders) {
+        println!("Slow readers …");
+        found.push(faults::slow_peers::measure(bench).context("slow readers"));
     }
     found
 }

@@ -13,7 +13,7 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
   --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
-                     overload, reload, upgrade or hostile; may be repeated
+                     overload, reload, upgrade, hostile or slow-readers; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -29,10 +29,11 @@ pub(crate) enum Part {
     Reload,
     Upgrade,
     Hostile,
+    SlowReaders,
 }
 
 impl Part {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Forward,
         Self::Refuse,
         Self::Open,
@@ -43,6 +44,7 @@ impl Part {
         Self::Reload,
         Self::Upgrade,
         Self::Hostile,
+        Self::SlowReaders,
     ];
 
     fn parse(name: &str) -> anyhow::Result<Self> {
@@ -57,6 +59,7 @@ impl Part {
             "reload" => Self::Reload,
             "upgrade" => Self::Upgrade,
             "hostile" => Self::Hostile,
+            "slow-readers" => Self::SlowReaders,
             _ => bail!("no case {name:?}; see --help"),
         })
     }
@@ -68,7 +71,7 @@ impl Part {
 
     /// Whether it needs what the comparison compares with.
     pub(crate) fn has_contenders(self) -> bool {
-        self.compares_cpu() || self == Self::Memory
+        self.compares_cpu() || matches!(self, Self::Memory | Self::SlowReaders)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::reload::Reloader;
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -17,6 +18,9 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// How long the start waits for names to resolve. A resolver that is down must not keep the
 /// gateway from serving what needs none.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
+
+/// Larger than what the allocator keeps many of in a page.
+const LARGE_BLOCK: usize = 1 << 20;
 
 /// The upkeep of all upstreams and of the configuration, as a service with a thread of its own.
 pub(super) struct UpkeepService(pub(super) Arc<Gateway>, pub(super) Arc<Reloader>);
@@ -32,10 +36,20 @@ impl BackgroundService for UpkeepService {
         let mut ticks = interval(REFRESH);
         loop {
             ticks.tick().await;
+            give_back_memory();
             let now_ns = clock::now_ns();
             self.0.generation().circuits().for_each(|circuit| circuit.refresh(now_ns));
         }
     }
+}
+
+/// Lets the allocator return what was freed to the system.
+///
+/// It does so by itself, a second after a page became free, but only when it is next asked for
+/// memory: a gateway that falls idle after a burst would keep all the burst took. Freeing a
+/// block that has a page to itself asks it, on whatever thread.
+fn give_back_memory() {
+    drop(black_box(Vec::<u8>::with_capacity(LARGE_BLOCK)));
 }
 
 /// Waits until every name has been looked up once, for a bounded time.

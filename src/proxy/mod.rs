@@ -9,6 +9,7 @@ mod affinity;
 mod attempt;
 pub mod attempts;
 pub mod client;
+pub mod connector;
 pub mod context;
 pub mod facts;
 mod failure;
@@ -34,11 +35,13 @@ use failure::{Fate, give_up};
 use forward::{Origin, Pseudonym};
 use http::StatusCode;
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use refusal::{Breach, Refusal, Stage};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -148,6 +151,23 @@ impl ProxyHttp for Proxy {
     ) -> Box<Error> {
         let fate = Fate::unconnected(&error);
         self.end_in_failure(session, ctx, error, fate)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        digest: Option<&Digest>,
+        _ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if let Some(ends) = digest.and_then(connector::ends_of)
+            && let Some(guard) = guard(session)
+        {
+            guard.share_ends(ends);
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(

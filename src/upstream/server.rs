@@ -4,6 +4,8 @@ use super::servers::Servers;
 use crate::config::{Timeouts, UpstreamServer};
 use crate::policy::balance::Load;
 use crate::policy::ejection::{Ejection, EjectionPolicy};
+use pingora_core::protocols::ALPN;
+use pingora_core::protocols::tls::CustomALPN;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -230,9 +232,14 @@ impl Latency {
     }
 }
 
+/// What makes Pingora ask the proxy's own connector for a connection; never sent anywhere.
+const OUR_CONNECTOR: &str = "ours";
+
 /// Pingora leaves every timeout open; here each one is set.
 fn peer(address: SocketAddr, timeouts: Timeouts) -> HttpPeer {
     let mut peer = HttpPeer::new(address, false, String::new());
+    // Not HTTP/1 to Pingora's connector, so that it asks ours, which comes back with HTTP/1.
+    peer.options.alpn = ALPN::Custom(CustomALPN::new(OUR_CONNECTOR.into()));
     peer.options.connection_timeout = Some(timeouts.connect);
     peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = Some(timeouts.read);

@@ -25,12 +25,12 @@ pub struct GuardedApp<A> {
 impl<A> GuardedApp<A> {
     /// Guards `inner`; its connections are counted in `connections`.
     pub fn new(
-        inner: A,
+        inner: Arc<A>,
         limits: HeadLimits,
         answers: Arc<dyn Answers>,
         connections: Arc<Connections>,
     ) -> GuardedApp<A> {
-        GuardedApp { inner: Arc::new(inner), limits, answers, connections }
+        GuardedApp { inner, limits, answers, connections }
     }
 }
 

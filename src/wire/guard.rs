@@ -12,6 +12,7 @@
 
 use super::alarm::{Alarm, Patience, Ring};
 use super::answers::{Answers, Bounds};
+use super::backpressure::{Ends, Intake};
 use super::body::BodyTracker;
 use super::fault::Fault;
 use super::head::HeadLimits;
@@ -121,6 +122,10 @@ pub struct GuardedStream {
     fault: Option<Fault>,
     /// Ends the wait for an upstream. Locked by the request's own task alone.
     alarm: Mutex<Alarm>,
+    /// How fast bodies are read.
+    pub(super) intake: Intake,
+    /// Both ends of the attempt under way. Locked by the request's own task alone.
+    pub(super) ends: Mutex<Option<Arc<Ends>>>,
 }
 
 impl GuardedStream {
@@ -149,6 +154,8 @@ impl GuardedStream {
             rescue,
             fault: None,
             alarm: Mutex::default(),
+            intake: Intake::default(),
+            ends: Mutex::default(),
         }
     }
 
@@ -162,6 +169,7 @@ impl GuardedStream {
         let mut guarded: Box<GuardedStream> = stream.into_any().downcast().ok()?;
         *guarded.is_taken.get_mut() = false;
         guarded.alarm_mut().set(Patience::default());
+        *guarded.ends_mut() = None;
         Some(guarded)
     }
 
@@ -230,7 +238,7 @@ impl GuardedStream {
     ) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             let start = buf.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            ready!(self.poll_body(cx, buf))?;
             return Poll::Ready(self.pass_body(buf, start));
         }
         if let Phase::Message { head_left: left @ 1.., .. } = &mut self.phase {
@@ -279,7 +287,7 @@ impl GuardedStream {
         match self.phase {
             Phase::Message { ref body, head_left: 0 } if body.is_done() => self.poll_while_busy(cx),
             Phase::Message { .. } => self.poll_message(cx, buf),
-            Phase::Tunnel if self.held.is_empty() => Pin::new(&mut self.io).poll_read(cx, buf),
+            Phase::Tunnel if self.held.is_empty() => self.poll_body(cx, buf),
             Phase::Tunnel => {
                 let count = self.held.len().min(buf.remaining());
                 buf.put_slice(&self.held.split_to(count));
@@ -328,6 +336,9 @@ impl AsyncRead for GuardedStream {
         let this = self.get_mut();
         if *this.is_tunnel.get_mut() {
             this.phase = Phase::Tunnel;
+        }
+        if let Some(ends) = this.ends_mut() {
+            ends.client.note_turn();
         }
         let before = buf.filled().len();
         let read = this.poll_phase(cx, buf);

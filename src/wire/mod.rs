@@ -4,6 +4,7 @@
 pub mod alarm;
 pub mod answers;
 pub mod app;
+pub mod backpressure;
 mod ballast;
 pub mod body;
 pub mod connections;

@@ -38,12 +38,16 @@ impl GuardedStream {
         }
     }
 
-    /// Takes note of what came of writing; fails where the client has been waited for too long.
+    /// Takes note of what came of writing, for the answer's reader as well; fails where the
+    /// client has been waited for too long.
     pub(super) fn note_write(
         &mut self,
         written: Poll<io::Result<usize>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if let Some(ends) = self.ends_mut() {
+            ends.client.note_write(&written);
+        }
         let rate = self.bounds.min_body_rate;
         let Poll::Ready(result) = &written else { return self.poll_reader(cx).map(Err) };
         let alarm = self.alarm_mut();

@@ -9,5 +9,6 @@ pub(crate) mod origin;
 pub(crate) mod overload;
 pub(crate) mod reloads;
 mod slow_clients;
+pub(crate) mod slow_peers;
 mod steady;
 pub(crate) mod successions;
