@@ -5,6 +5,7 @@ mod answers;
 mod data_proxy;
 mod descriptors;
 mod drain;
+mod held;
 mod listeners;
 mod signals;
 mod systemd;
@@ -14,10 +15,10 @@ mod watchdog;
 pub use listeners::bind;
 
 use crate::admin::{self, AdminState};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::gateway::table_metrics::TableMetrics;
-use crate::handover::{self, CommandLine, Inheritance, Socket, Upgrader, Waiting};
+use crate::handover::{self, CommandLine, Inheritance, Predecessor, Socket, Upgrader, Waiting};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
 use crate::reload::Reloader;
@@ -31,6 +32,7 @@ use answers::Refuser;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use data_proxy::DataProxy;
+use held::Held;
 use listeners::Listeners;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
@@ -39,7 +41,7 @@ use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_prometheus::{PrometheusServer, new_prometheus_server};
 use signals::{SignalWatch, Signals};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use upkeep::UpkeepService;
@@ -87,14 +89,11 @@ pub fn run(launch: Launch<'_>) -> anyhow::Result<()> {
     let config = launch.config;
     let meeting_point =
         handover::meeting_point(config.server.upgrade_socket.as_deref(), config.admin.listen);
-    let (sockets, link) = match (&meeting_point, launch.origin) {
-        (_, Origin::Opened) => (listeners::from_systemd(), None),
-        (Ok(path), Origin::Predecessor) => {
-            log::info!("waiting at {} for the running gateway's sockets", path.display());
-            let Inheritance { sockets, link } = Waiting::at(path)?.receive()?;
-            (sockets, Some(link))
-        }
-        (Err(error), Origin::Predecessor) => bail!("server.upgrade_socket: {error:#}"),
+    let (sockets, link) = match (handover::arranged(), &meeting_point, launch.origin) {
+        (_, _, Origin::Opened) => (listeners::from_systemd(), None),
+        (Some(path), ..) => inherit(&path)?,
+        (None, Ok(path), _) => inherit(path)?,
+        (None, Err(error), _) => bail!("server.upgrade_socket: {error:#}"),
     };
     match (prepare(launch, sockets, meeting_point), link) {
         (Ok((server, mut signals)), link) => {
@@ -107,6 +106,12 @@ pub fn run(launch: Launch<'_>) -> anyhow::Result<()> {
             Err(error)
         }
     }
+}
+
+fn inherit(path: &Path) -> anyhow::Result<(Vec<Socket>, Option<Predecessor>)> {
+    log::info!("waiting at {} for the running gateway's sockets", path.display());
+    let Inheritance { sockets, link } = Waiting::at(path)?.receive()?;
+    Ok((sockets, Some(link)))
 }
 
 /// Everything up to the first thread.
@@ -136,7 +141,7 @@ fn prepare(
 
     let connections = Arc::new(Connections::default());
 
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
+    let mut server = Server::new_with_opt_and_conf(None, server_conf());
     server.bootstrap();
     let own_probe = watchdog.as_ref().map(Watchdog::path);
     let proxy = Proxy::new(gateway.clone(), access_log.clone(), own_probe);
@@ -147,7 +152,8 @@ fn prepare(
     let data =
         data_service(config, proxy, refuser, on_failure.clone(), &connections, listeners.data)?;
     let serving = data.started();
-    server.add_service(data);
+    let open = watch::channel(false).0;
+    server.add_service(Held { service: data, open: open.subscribe() });
     server.add_service(metrics_service(on_failure, listeners.metrics));
     server.add_service(background_service(
         "admin",
@@ -165,6 +171,7 @@ fn prepare(
         upgrader,
         access_log,
         announce,
+        open,
         serving,
         predecessor: None,
     };
@@ -184,7 +191,7 @@ fn serve(server: Server, signals: Signals) -> anyhow::Result<()> {
     failure.map_or(Ok(()), Err)
 }
 
-fn server_conf(config: &Config) -> ServerConf {
+fn server_conf() -> ServerConf {
     ServerConf {
         threads: 1,
         upstream_keepalive_pool_size: UPSTREAM_POOL,
@@ -192,7 +199,8 @@ fn server_conf(config: &Config) -> ServerConf {
         // Pingora's own timers stay in their tree until they expire; nearly all of ours are
         // cancelled long before, which Tokio's are made for.
         fast_timeout_to_tokio_threshold_seconds: Some(0),
-        grace_period_seconds: Some(config.server.grace_period.as_secs_f64().ceil() as u64),
+        // Longer than any grace period: the drain ends the process, by the one of its time.
+        grace_period_seconds: Some(2 * config::MAX_GRACE_PERIOD.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Stage {
-    /// Listeners are not open yet.
+    /// Not everything that requests need is there yet.
     Starting = 0,
     /// Serving.
     Ready = 1,
+    /// Another process serves on the same sockets: what is in flight is finished here.
+    Succeeded = 2,
     /// Told to stop: what is in flight is finished, nothing new is wanted.
-    Draining = 2,
+    Draining = 3,
 }
 
 /// The process's stage and age.
@@ -39,13 +41,19 @@ impl Lifecycle {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Starting,
             1 => Stage::Ready,
+            2 => Stage::Succeeded,
             _ => Stage::Draining,
         }
     }
 
-    /// Whether new requests are wanted.
+    /// Whether new requests are wanted where this process listens, whoever serves them.
     pub fn is_ready(&self) -> bool {
-        self.stage() == Stage::Ready
+        matches!(self.stage(), Stage::Ready | Stage::Succeeded)
+    }
+
+    /// Whether this process finishes what it has and takes nothing new.
+    pub fn is_ending(&self) -> bool {
+        self.stage() >= Stage::Succeeded
     }
 
     /// Time since the start.

@@ -95,7 +95,7 @@ pub(super) async fn health(State(app): App) -> (StatusCode, Json<Health>) {
     let stage = app.gateway.lifecycle.stage();
     let status = match stage {
         Stage::Starting => StatusCode::SERVICE_UNAVAILABLE,
-        Stage::Ready | Stage::Draining => StatusCode::OK,
+        Stage::Ready | Stage::Succeeded | Stage::Draining => StatusCode::OK,
     };
     (status, Json(observe(&app, stage)))
 }
@@ -135,7 +135,7 @@ pub(super) async fn ready(State(app): App) -> (StatusCode, Json<Readiness>) {
     let reason = match app.gateway.lifecycle.stage() {
         Stage::Ready => None,
         Stage::Starting => Some("starting"),
-        Stage::Draining => Some("draining"),
+        Stage::Succeeded | Stage::Draining => Some("draining"),
     };
     let status = reason.map_or(StatusCode::OK, |_| StatusCode::SERVICE_UNAVAILABLE);
     (status, Json(Readiness { ready: reason.is_none(), reason }))

@@ -3,7 +3,6 @@
 
 use crate::config::Connections as Limits;
 use crate::gateway::Gateway;
-use crate::lifecycle::Stage;
 use crate::proxy::client::is_trusted;
 use crate::proxy::refusal::{Refusal, bare_response};
 use crate::proxy::trace;
@@ -129,7 +128,7 @@ impl Answers for Refuser {
     }
 
     fn is_draining(&self) -> bool {
-        self.gateway.lifecycle.stage() == Stage::Draining
+        self.gateway.lifecycle.is_ending()
     }
 
     fn accepted(&self) {

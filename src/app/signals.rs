@@ -1,6 +1,7 @@
 //! What the process does when it is told something.
 
-use super::{Announce, drain, systemd, upkeep};
+use super::drain::Drain;
+use super::{Announce, systemd, upkeep};
 use crate::gateway::Gateway;
 use crate::handover::{Predecessor, Upgrader};
 use crate::lifecycle::Stage;
@@ -25,6 +26,8 @@ pub(super) struct Signals {
     pub(super) upgrader: Arc<Upgrader>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) announce: Announce,
+    /// Lets the listeners accept.
+    pub(super) open: watch::Sender<bool>,
     /// Turns true when the data port is served.
     pub(super) serving: watch::Receiver<bool>,
     /// The process that serves until this one does.
@@ -90,7 +93,12 @@ impl Signals {
             _ = kinds.terminate.recv() => return Ok(ShutdownSignal::FastShutdown),
             _ = kinds.interrupt.recv() => return Ok(ShutdownSignal::FastShutdown),
         }
-        self.gateway.lifecycle.advance(Stage::Ready);
+        if let Err(error) = self.take_over().await {
+            // What it has accepted by now is its own to finish, whoever serves from here on.
+            log::error!("{error:#}");
+            self.end(Stage::Draining, kinds.interrupt, 1);
+            return Ok(ShutdownSignal::GracefulTerminate);
+        }
         self.say_ready();
         loop {
             tokio::select! {
@@ -98,13 +106,13 @@ impl Signals {
                 _ = kinds.quit.recv() => self.upgrade(Successor::Waits),
                 _ = kinds.user2.recv() => self.upgrade(Successor::IsStarted),
                 () = self.upgrader.succeeded() => {
-                    self.drain(kinds.interrupt);
+                    self.end(Stage::Succeeded, kinds.interrupt, 0);
                     return Ok(ShutdownSignal::GracefulTerminate);
                 }
                 _ = kinds.terminate.recv() => {
                     log::info!("told to stop");
                     systemd::stopping("draining");
-                    self.drain(kinds.interrupt);
+                    self.end(Stage::Draining, kinds.interrupt, 0);
                     return Ok(ShutdownSignal::GracefulTerminate);
                 }
                 _ = kinds.interrupt.recv() => {
@@ -115,15 +123,22 @@ impl Signals {
         }
     }
 
-    /// Until this process serves, and no other one besides.
+    /// Until this process serves. Nothing is accepted before requests can be answered: a
+    /// connection waits in the kernel, or at the predecessor, better than for a name.
     async fn start(&mut self) -> anyhow::Result<()> {
         upkeep::first_lookups(&self.gateway).await;
-        // Its sender ends only with the service itself.
-        let _ = self.serving.wait_for(|is_serving| *is_serving).await;
-        if let Some(predecessor) = self.predecessor.take() {
-            spawn_blocking(|| predecessor.confirm()).await??;
+        self.gateway.lifecycle.advance(Stage::Ready);
+        self.open.send_replace(true);
+        let served = self.serving.wait_for(|is_serving| *is_serving).await;
+        served.map(drop).context("the data port cannot be served")
+    }
+
+    /// Until no other process serves besides.
+    async fn take_over(&mut self) -> anyhow::Result<()> {
+        match self.predecessor.take() {
+            Some(predecessor) => spawn_blocking(|| predecessor.confirm()).await?,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What comes of it is in the log.
@@ -160,14 +175,21 @@ impl Signals {
         }
     }
 
-    fn drain(&self, mut interrupt: Signal) {
+    fn end(&self, stage: Stage, mut interrupt: Signal, exit_code: i32) {
         self.upgrader.let_go();
         tokio::spawn(async move {
             interrupt.recv().await;
             log::info!("interrupted: the drain is cut short");
             std::process::exit(0);
         });
-        drain::begin(&self.gateway, &self.connections, self.access_log.clone());
+        let drain = Drain {
+            gateway: self.gateway.clone(),
+            connections: self.connections.clone(),
+            upgrader: self.upgrader.clone(),
+            access_log: self.access_log.clone(),
+            exit_code,
+        };
+        drain.begin(stage);
     }
 }
 

@@ -7,6 +7,7 @@
 use super::systemd;
 use crate::gateway::Gateway;
 use crate::lifecycle::Stage;
+use crate::upstream::shortage;
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -75,8 +76,8 @@ impl BackgroundService for Watchdog {
         loop {
             ticks.tick().await;
             match self.gateway.lifecycle.stage() {
-                // Until its predecessor has named it, nobody listens to a successor.
-                Stage::Starting => continue,
+                // The main process is another one, still or already.
+                Stage::Starting | Stage::Succeeded => continue,
                 Stage::Draining => {
                     systemd::alive();
                     continue;
@@ -85,6 +86,9 @@ impl BackgroundService for Watchdog {
             }
             match timeout(step, self.ask()).await {
                 Ok(Ok(())) => systemd::alive(),
+                // Without a descriptor to ask with it cannot tell; a restart would cut all
+                // connections for what passes by itself.
+                Ok(Err(error)) if shortage::is_ours(&error) => systemd::alive(),
                 Ok(Err(error)) => {
                     log::warn!("the data port did not answer the watchdog's request: {error}");
                 }

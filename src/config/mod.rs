@@ -47,7 +47,9 @@ pub use health::{HealthCheck, HealthCheckKind};
 pub use reload_watch::Reloading;
 pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, Route};
-pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
+pub use server::{
+    AccessLog, AccessLogFormat, Admin, Limiter, MAX_GRACE_PERIOD, Metrics, Secret, Server,
+};
 pub use servers::{ServerAddress, UpstreamServer};
 pub use upstreams::{Timeouts, Upstream};
 pub(crate) use value::duration;

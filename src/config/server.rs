@@ -167,6 +167,8 @@ impl Default for Limiter {
     }
 }
 
+/// The longest `grace_period`.
+pub const MAX_GRACE_PERIOD: Duration = value::MAX_TIMEOUT;
 /// Addresses the data listener can have; each is a descriptor that an upgrade must hand over.
 const MAX_LISTEN: usize = 16;
 /// Networks in one list.
@@ -188,7 +190,7 @@ impl Server {
         if let Some(field) = section.get("trusted_proxies") {
             server.trusted_proxies = networks(field, report);
         }
-        let grace = Duration::ZERO..=value::MAX_TIMEOUT;
+        let grace = Duration::ZERO..=MAX_GRACE_PERIOD;
         let value = section.value("grace_period", report, "a duration such as 30s", |text| {
             value::duration(text, grace)
         });

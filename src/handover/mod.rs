@@ -27,7 +27,7 @@ mod socket;
 mod successor;
 mod upgrader;
 
-pub use place::meeting_point;
+pub use place::{arranged, meeting_point};
 pub use predecessor::Failure;
 pub use socket::{Role, Socket};
 pub use successor::{Inheritance, Predecessor, Waiting};

@@ -27,6 +27,15 @@ pub fn meeting_point(configured: Option<&Path>, admin: SocketAddr) -> anyhow::Re
     Ok(path)
 }
 
+/// Tells a successor where the process that started it expects it, whatever its own
+/// configuration says.
+pub(super) const ARRANGED: &str = "TOLLGATE_MEETING_POINT";
+
+/// Where the process that started this one expects it; none: nobody did.
+pub fn arranged() -> Option<PathBuf> {
+    std::env::var_os(ARRANGED).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// systemd's folder for the service, the user's, or one in /tmp.
 fn private_folder() -> anyhow::Result<PathBuf> {
     // systemd separates several folders by colons.

@@ -82,10 +82,16 @@ pub(super) struct Serving {
     pub(super) process: i32,
 }
 
-/// Gives the successor at `path` the sockets and waits until it serves.
-pub(super) fn offer(path: &Path, sockets: &[Socket], heir: &mut Heir) -> Result<Serving, Failure> {
+/// Gives the successor at `path` the sockets and waits until it serves, or until this process
+/// is to end.
+pub(super) fn offer(
+    path: &Path,
+    sockets: &[Socket],
+    heir: &mut Heir,
+    is_stopping: &dyn Fn() -> bool,
+) -> Result<Serving, Failure> {
     let started = clock::now();
-    let stream = find(path, heir, started)?;
+    let stream = find(path, heir, started, is_stopping)?;
     let end = match heir {
         Heir::Waiting => clock::now() + READY_WITHIN,
         Heir::Started(_) => started + READY_WITHIN,
@@ -104,17 +110,33 @@ pub(super) fn offer(path: &Path, sockets: &[Socket], heir: &mut Heir) -> Result<
         .map(|socket| Named { role: socket.role.unwrap_or(Role::Data), address: socket.address });
     let message = Message::Sockets { protocol: PROTOCOL, sockets: named.collect() };
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.listener.as_fd()).collect();
-    match channel.send(&message, &fds).and_then(|()| channel.receive(end)) {
-        Ok((Message::Ready, _)) => Ok(Serving { channel, process }),
-        Ok((Message::Failed { why }, _)) => Err(Failure::Declined(why)),
-        Ok((other, _)) => Err(Failure::Broken(io::Error::other(format!("it said {other:?}")))),
+    match channel.send(&message, &fds).and_then(|()| listen(&mut channel, end, is_stopping)) {
+        Ok(Message::Ready) => Ok(Serving { channel, process }),
+        Ok(Message::Failed { why }) => Err(Failure::Declined(why)),
+        Ok(other) => Err(Failure::Broken(io::Error::other(format!("it said {other:?}")))),
         Err(error) => Err(match error.kind() {
+            ErrorKind::TimedOut if is_stopping() => Failure::Stopping,
             ErrorKind::TimedOut => Failure::NotReady,
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
                 gone(heir)
             }
             _ => Failure::Broken(error),
         }),
+    }
+}
+
+/// The next message until `end`, or until this process is to end.
+fn listen(
+    channel: &mut Channel,
+    end: Instant,
+    is_stopping: &dyn Fn() -> bool,
+) -> io::Result<Message> {
+    loop {
+        match channel.receive(end.min(clock::now() + LOOK)) {
+            Err(error)
+                if error.kind() == ErrorKind::TimedOut && clock::now() < end && !is_stopping() => {}
+            received => return received.map(|(message, _)| message),
+        }
     }
 }
 
@@ -132,7 +154,12 @@ fn gone(heir: &mut Heir) -> Failure {
     Failure::Gone
 }
 
-fn find(path: &Path, heir: &mut Heir, started: Instant) -> Result<UnixStream, Failure> {
+fn find(
+    path: &Path,
+    heir: &mut Heir,
+    started: Instant,
+    is_stopping: &dyn Fn() -> bool,
+) -> Result<UnixStream, Failure> {
     let end = match heir {
         Heir::Waiting => started + FOUND_WITHIN,
         Heir::Started(_) => started + READY_WITHIN,
@@ -150,6 +177,9 @@ fn find(path: &Path, heir: &mut Heir, started: Instant) -> Result<UnixStream, Fa
             && let Ok(Some(status)) = child.try_wait()
         {
             return Err(Failure::Ended(status));
+        }
+        if is_stopping() {
+            return Err(Failure::Stopping);
         }
         if clock::now() >= end {
             return Err(match heir {

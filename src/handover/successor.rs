@@ -1,6 +1,7 @@
 //! The side that takes over.
 
 use super::channel::{Channel, Message, PROTOCOL};
+use super::place::arranged;
 use super::socket::Socket;
 use super::{GIVEN_WITHIN, READY_WITHIN};
 use crate::clock;
@@ -58,12 +59,14 @@ impl Waiting {
         Ok(Waiting { listener, path: path.to_owned() })
     }
 
-    /// Waits to be given the sockets, for [`GIVEN_WITHIN`].
+    /// Waits to be given the sockets, for [`GIVEN_WITHIN`], or [`READY_WITHIN`] where the process
+    /// that has them started this one.
     ///
     /// # Errors
     /// When nobody came, or what came cannot be understood.
     pub fn receive(self) -> anyhow::Result<Inheritance> {
-        let end = clock::now() + GIVEN_WITHIN;
+        let within = if arranged().is_some() { READY_WITHIN } else { GIVEN_WITHIN };
+        let end = clock::now() + within;
         while clock::now() < end {
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -76,7 +79,7 @@ impl Waiting {
             }
         }
         Err(anyhow!(
-            "no running gateway has handed over its sockets at {} within {GIVEN_WITHIN:?}; send \
+            "no running gateway has handed over its sockets at {} within {within:?}; send \
              it QUIT while this one waits",
             self.path.display()
         ))

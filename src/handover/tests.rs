@@ -44,7 +44,7 @@ fn the_successor_gets_every_socket_with_its_name_and_both_agree() {
         inheritance.link.confirm().unwrap();
         (names, inheritance.sockets)
     });
-    let serving = offer(&path, &sockets, &mut Heir::Waiting).unwrap();
+    let serving = offer(&path, &sockets, &mut Heir::Waiting, &|| false).unwrap();
     assert_eq!(serving.process, rustix::process::getpid().as_raw_pid());
     serving.release().unwrap();
     let (names, taken) = successor.join().unwrap();
@@ -67,7 +67,8 @@ fn a_successor_that_declines_says_why() {
     let waiting = Waiting::at(&path).unwrap();
     let successor =
         thread::spawn(move || waiting.receive().unwrap().link.decline("no room in the log"));
-    let refused = offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting).unwrap_err();
+    let refused =
+        offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting, &|| false).unwrap_err();
     successor.join().unwrap();
     assert!(refused.to_string().contains("no room in the log"), "{refused}");
 }
@@ -77,7 +78,8 @@ fn a_successor_whose_predecessor_went_on_must_not_serve() {
     let (_folder, path) = place();
     let waiting = Waiting::at(&path).unwrap();
     let successor = thread::spawn(move || waiting.receive().unwrap().link.confirm());
-    let serving = offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting).unwrap();
+    let serving =
+        offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting, &|| false).unwrap();
     drop(serving);
     assert!(successor.join().unwrap().unwrap_err().to_string().contains("serves on"));
 }
@@ -89,7 +91,7 @@ fn who_only_looks_whether_somebody_waits_does_not_end_the_wait() {
     let successor = thread::spawn(move || waiting.receive().map(|given| given.sockets.len()));
     drop(UnixStream::connect(&path).unwrap());
     drop(UnixStream::connect(&path).unwrap());
-    let outcome = offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting);
+    let outcome = offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting, &|| false);
     assert_eq!(successor.join().unwrap().unwrap(), 1);
     assert!(outcome.is_err(), "it was given up without a word");
 }

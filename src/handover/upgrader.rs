@@ -1,14 +1,22 @@
 //! Replaces this process by a successor, once.
 
+use super::place::ARRANGED;
 use super::predecessor::{Failure, Heir, offer};
 use super::socket::Socket;
+use crate::clock;
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Mutex as Turn, watch};
 use tokio::task::spawn_blocking;
 
+/// How long a successor that is not wanted may take to end.
+const END_WITHIN: Duration = Duration::from_secs(2);
+/// How often is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 /// What of the environment was meant for this process alone.
 const OWN_VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
@@ -27,14 +35,22 @@ impl CommandLine {
     /// # Errors
     /// When the system does not tell where the binary is.
     pub fn own() -> std::io::Result<CommandLine> {
-        // Read now: once the file was replaced, the system calls it deleted.
-        let program = std::env::current_exe()?;
-        Ok(CommandLine { program, arguments: std::env::args_os().skip(1).collect() })
+        let mut arguments = std::env::args_os();
+        let called = arguments.next().map(PathBuf::from).unwrap_or_default();
+        // As it was called, for where a link leads to the binary, it may lead to another one
+        // by the time of an upgrade. A name that was found in PATH is taken from the system,
+        // and now: once the file was replaced, that calls it deleted.
+        let program = match called.components().count() {
+            0 | 1 => std::env::current_exe()?,
+            _ => std::path::absolute(called)?,
+        };
+        Ok(CommandLine { program, arguments: arguments.collect() })
     }
 
-    fn start_successor(&self) -> std::io::Result<Child> {
+    /// Starts a successor that is expected at `meeting_point`.
+    fn start_successor(&self, meeting_point: &Path) -> std::io::Result<Child> {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null());
+        command.args(&self.arguments).env(ARRANGED, meeting_point).stdin(Stdio::null());
         if !self.arguments.iter().any(|argument| argument == "--upgrade") {
             command.arg("--upgrade");
         }
@@ -95,7 +111,10 @@ impl Upgrader {
 
     fn start(&self) -> Result<Heir, Failure> {
         let command = self.command.as_ref().ok_or(Failure::NotPossible)?;
-        let child = command.start_successor().map_err(Failure::Start)?;
+        if self.is_stopping() {
+            return Err(Failure::Stopping);
+        }
+        let child = command.start_successor(self.path()?).map_err(Failure::Start)?;
         log::info!("upgrade: started {} as process {}", command.program.display(), child.id());
         Ok(Heir::Started(child))
     }
@@ -113,10 +132,9 @@ impl Upgrader {
             let mut heir = find(&upgrader)?;
             let outcome = upgrader.try_heir(&mut heir);
             if outcome.is_err()
-                && let Heir::Started(mut child) = heir
+                && let Heir::Started(child) = heir
             {
-                let _ = child.kill();
-                let _ = child.wait();
+                end(child);
             }
             outcome
         });
@@ -124,19 +142,38 @@ impl Upgrader {
     }
 
     fn try_heir(&self, heir: &mut Heir) -> Result<i32, Failure> {
-        let path = self.path.as_ref().map_err(|why| Failure::Place(why.clone()))?;
         let sockets = self.shared().map_err(Failure::Broken)?;
         if sockets.is_empty() {
             return Err(Failure::Stopping);
         }
-        let serving = offer(path, &sockets, heir)?;
+        let serving = offer(self.path()?, &sockets, heir, &|| self.is_stopping())?;
         let process = serving.process;
+        // Held to the end, so that whoever stops this process comes before or after, and not in
+        // between.
+        let mut held = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_empty() {
+            return Err(Failure::Stopping);
+        }
         // Before it is released, so that a supervisor never sees its main process end.
         (self.announce)(process);
         serving.release().inspect_err(|_| (self.announce)(own_process()))?;
-        self.let_go();
+        held.clear();
         self.successor.send_replace(Some(process));
         Ok(process)
+    }
+
+    fn path(&self) -> Result<&Path, Failure> {
+        self.path.as_deref().map_err(|why| Failure::Place(why.clone()))
+    }
+
+    /// Whether this process takes no more connections.
+    fn is_stopping(&self) -> bool {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Whether no upgrade is under way.
+    pub fn is_idle(&self) -> bool {
+        self.turn.try_lock().is_ok()
     }
 
     fn shared(&self) -> std::io::Result<Vec<Socket>> {
@@ -144,7 +181,8 @@ impl Upgrader {
         sockets.iter().map(Socket::share).collect()
     }
 
-    /// Drops this hold on the sockets: what Pingora closes is closed from then on.
+    /// Drops this hold on the sockets: what the services close is closed from then on, and an
+    /// upgrade under way is given up.
     pub fn let_go(&self) {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -162,6 +200,23 @@ fn told(outcome: Result<i32, Failure>) -> Result<i32, Failure> {
         Err(why) => log::error!("no upgrade, this process serves on: {why}"),
     }
     outcome
+}
+
+/// Ends a successor that is not wanted: with a word, as it may have accepted connections, and
+/// then for certain.
+fn end(mut child: Child) {
+    if let Some(process) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(process, Signal::TERM);
+    }
+    let patience = clock::now() + END_WITHIN;
+    while clock::now() < patience {
+        if let Ok(Some(_)) = child.try_wait() {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn own_process() -> i32 {
