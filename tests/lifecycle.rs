@@ -123,6 +123,18 @@ fn draining_ends_after_the_grace_period() {
 }
 
 #[test]
+fn a_longer_grace_period_counts_from_its_reload_on() {
+    let (mut gateway, upstream, mut client, gate) = with_one_in_flight("grace_period: 1s");
+    gateway.rewrite(&Gateway::before(&upstream).server("grace_period: 30s"));
+    assert_eq!(gateway.reload().status, 200);
+    gateway.terminate();
+    assert!(gateway.exit_within(Duration::from_secs(3)).is_none(), "three times the first one");
+    gate.open();
+    assert_eq!(client.reply().text(), "late");
+    assert_eq!(gateway.exit_within(DEADLINE).and_then(|status| status.code()), Some(0));
+}
+
+#[test]
 fn an_interrupt_stops_it_at_once() {
     let (mut gateway, _upstream, _client, _gate) = with_one_in_flight("");
     gateway.interrupt();

@@ -163,6 +163,24 @@ fn a_successor_that_is_not_ready_in_time_is_given_up_and_ends() {
 }
 
 #[test]
+fn a_gateway_told_to_stop_gives_up_its_successor_and_ends() {
+    let upstream = Upstream::new();
+    let mut old = upgradable(&upstream).start();
+    let mut new = old.successor();
+    until("it waits", || old.path("upgrade.sock").exists().then_some(()));
+    new.signal("STOP");
+    old.signal("QUIT");
+    // The hand-over is under way: the sockets are in a process that does not serve them.
+    assert_eq!(old.get("/").status, 200);
+    old.terminate();
+    assert!(old.exit_within(Duration::from_secs(3)).is_some(), "it does not wait for 30 s");
+    new.signal("CONT");
+    let status = new.exit_within(DEADLINE).expect("nobody wants the successor");
+    assert_ne!(status.code(), Some(0));
+    assert!(crate::support::Client::try_connect(old.data).is_none(), "nobody listens");
+}
+
+#[test]
 fn a_successor_whose_configuration_is_wrong_never_waits() {
     let upstream = Upstream::new();
     let old = upgradable(&upstream).start();

@@ -1,9 +1,14 @@
 //! The gateway starts its own successor: USR2, POST /upgrade, `tollgate upgrade`.
 
 use crate::rig::{Stray, under_load, upgradable};
-use crate::support::{DEADLINE, Gateway, Upstream, run_to_exit, signal_process, until};
+use crate::support::{
+    Client, DEADLINE, Gateway, Upstream, free_addresses, run_to_exit, signal_process, until,
+};
 use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// `tollgate upgrade`, which prints the process that serves now.
 fn upgrade(gateway: &Gateway) -> Stray {
@@ -68,6 +73,49 @@ fn a_successor_that_ends_at_once_leaves_the_old_process_serving() {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("server.access_log"), "it says why: {}", finished.stderr);
     assert_eq!(gateway.get("/").status, 200);
+}
+
+#[test]
+fn the_admin_api_can_move_with_an_upgrade() {
+    let upstream = Upstream::new();
+    let folder = tempfile::tempdir().unwrap();
+    let mut gateway = Gateway::before(&upstream)
+        .env("XDG_RUNTIME_DIR", &folder.path().display().to_string())
+        .start();
+    let [elsewhere] = free_addresses();
+    let yaml = Gateway::before(&upstream).yaml(gateway.data, elsewhere, gateway.metrics);
+    gateway.rewrite_as(&yaml);
+    let reply = gateway.admin_request("POST", "/upgrade", &[], "");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let process = reply.json()["process"].as_u64().and_then(|process| process.try_into().ok());
+    let _new = Stray(process.expect("a process"));
+    assert!(gateway.exit_within(DEADLINE).is_some());
+    assert_eq!(Client::connect(elsewhere).get("/ready").status, 200);
+    assert_eq!(gateway.get("/").status, 200);
+}
+
+#[test]
+fn a_link_that_leads_to_another_binary_by_now_is_followed() {
+    let upstream = Upstream::new();
+    let folder = tempfile::tempdir().unwrap();
+    let [data, admin, metrics] = free_addresses();
+    let yaml = upgradable(&upstream).yaml(data, admin, metrics);
+    fs::write(folder.path().join("tollgate.yaml"), yaml).unwrap();
+    let link = folder.path().join("tollgate");
+    symlink(env!("CARGO_BIN_EXE_tollgate"), &link).unwrap();
+    let mut running = Command::new(&link)
+        .args(["run", "-c", "tollgate.yaml"])
+        .current_dir(folder.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it serves", || Client::try_connect(data));
+    fs::remove_file(&link).unwrap();
+    symlink("/bin/false", &link).unwrap();
+    let finished = run_to_exit(folder.path(), &["upgrade", "-c", "tollgate.yaml"]);
+    let _ = running.kill();
+    let _ = running.wait();
+    assert!(finished.stderr.contains("exit status: 1"), "the other one ran: {finished:?}");
 }
 
 #[test]
