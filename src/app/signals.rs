@@ -7,6 +7,7 @@ use crate::lifecycle::Stage;
 use crate::reload::Reloader;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::connections::Connections;
+use crate::wire::listening::{self, Started};
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
@@ -25,8 +26,8 @@ pub(super) struct Signals {
     pub(super) upgrader: Arc<Upgrader>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) announce: Announce,
-    /// Turns true when the data port is served.
-    pub(super) serving: watch::Receiver<bool>,
+    /// Whether the data port is served.
+    pub(super) serving: watch::Receiver<Started>,
     /// The process that serves until this one does.
     pub(super) predecessor: Option<Predecessor>,
 }
@@ -118,8 +119,7 @@ impl Signals {
     /// Until this process serves, and no other one besides.
     async fn start(&mut self) -> anyhow::Result<()> {
         upkeep::first_lookups(&self.gateway).await;
-        // Its sender ends only with the service itself.
-        let _ = self.serving.wait_for(|is_serving| *is_serving).await;
+        listening::until_started(&mut self.serving).await.map_err(anyhow::Error::msg)?;
         if let Some(predecessor) = self.predecessor.take() {
             spawn_blocking(|| predecessor.confirm()).await??;
         }
