@@ -7,6 +7,7 @@ mod descriptors;
 mod drain;
 mod held;
 mod listeners;
+mod metrics_port;
 mod signals;
 mod systemd;
 mod upkeep;
@@ -34,11 +35,11 @@ use async_trait::async_trait;
 use data_proxy::DataProxy;
 use held::Held;
 use listeners::Listeners;
+use metrics_port::MetricsApp;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
-use pingora_prometheus::{PrometheusServer, new_prometheus_server};
 use signals::{SignalWatch, Signals};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -229,8 +230,8 @@ fn data_service(
 fn metrics_service(
     on_failure: OnFailure,
     listeners: Vec<(String, TcpListener)>,
-) -> Listening<PrometheusServer> {
-    Listening::new("metrics", new_prometheus_server(), 1, listeners, on_failure)
+) -> Listening<GuardedApp<MetricsApp>> {
+    Listening::new("metrics", metrics_port::app(), 1, listeners, on_failure)
 }
 
 /// The admin API as a service with a thread of its own.

@@ -40,6 +40,7 @@ struct Tallies {
 
 impl Refuser {
     pub(super) fn new(gateway: Arc<Gateway>, access_log: Option<AccessLog>) -> Refuser {
+        gateway.metrics.connections.foresee(&Ending::ALL.map(Ending::name));
         let answer = |crowd| Bytes::from(bare_response(&Refusal::TooManyConnections(crowd), ""));
         Refuser {
             gateway,
@@ -152,19 +153,24 @@ impl Answers for Refuser {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::metrics::{CLOSED_REASONS, Metrics};
+    use crate::metrics::Metrics;
     use crate::store::key::KeyHasher;
     use prometheus::Registry;
 
     fn refuser(server: &str) -> Refuser {
+        refuser_and_registry(server).0
+    }
+
+    fn refuser_and_registry(server: &str) -> (Refuser, Registry) {
         let text = format!(
             "server: {server}\nupstreams: {{u: {{servers: [127.0.0.1:9]}}}}\n\
              routes: [{{name: r, path: /, upstream: u}}]"
         );
         let (config, _) = config::parse(&text, &|_| None).unwrap();
-        let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::register(&registry).unwrap());
         let gateway = Gateway::new(config, KeyHasher::from_os().unwrap(), metrics);
-        Refuser::new(Arc::new(gateway), None)
+        (Refuser::new(Arc::new(gateway), None), registry)
     }
 
     #[test]
@@ -186,7 +192,14 @@ mod tests {
 
     #[test]
     fn every_ending_has_its_metric_from_the_start() {
-        assert_eq!(Ending::ALL.map(Ending::name), CLOSED_REASONS);
+        let (refuser, registry) = refuser_and_registry("{}");
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for ending in Ending::ALL {
+            let name = ending.name();
+            let sample = format!("gateway_connections_closed_total{{reason=\"{name}\"}} 0\n");
+            assert!(text.contains(&sample), "{sample} is not in {text}");
+        }
+        drop(refuser);
     }
 
     #[test]

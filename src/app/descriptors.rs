@@ -1,9 +1,11 @@
 //! How many file descriptors the process may have.
 
+use crate::wire::lingering::MAX_LINGERING;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors beside those of connections: listeners, the log, runtimes, admin clients.
-const OWN: u64 = 512;
+/// Descriptors beside those of connections: listeners, the log, runtimes, clients of the admin and
+/// metrics ports; and connections that are over but for their client's last bytes.
+const OWN: u64 = 1_024 + MAX_LINGERING as u64;
 
 /// Raises the soft limit on descriptors to the hard one, and warns when that cannot carry
 /// `max_connections` with a connection to an upstream for each.

@@ -6,6 +6,7 @@ use crate::handover::Upgrader;
 use crate::lifecycle::Stage;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::connections::Connections;
+use crate::wire::lingering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,9 @@ impl Drain {
 
     /// An upgrade under way ends a successor that is not wanted any more, and must get to it.
     fn is_quiet(&self) -> bool {
-        self.gateway.inflight() == 0 && self.connections.open() == 0 && self.upgrader.is_idle()
+        self.gateway.inflight() == 0
+            && self.connections.open() == 0
+            && lingering::open() == 0
+            && self.upgrader.is_idle()
     }
 }

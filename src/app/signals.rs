@@ -8,6 +8,7 @@ use crate::lifecycle::Stage;
 use crate::reload::Reloader;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::connections::Connections;
+use crate::wire::listening::{self, Started};
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
@@ -28,8 +29,8 @@ pub(super) struct Signals {
     pub(super) announce: Announce,
     /// Lets the listeners accept.
     pub(super) open: watch::Sender<bool>,
-    /// Turns true when the data port is served.
-    pub(super) serving: watch::Receiver<bool>,
+    /// Whether the data port is served.
+    pub(super) serving: watch::Receiver<Started>,
     /// The process that serves until this one does.
     pub(super) predecessor: Option<Predecessor>,
 }
@@ -129,8 +130,7 @@ impl Signals {
         upkeep::first_lookups(&self.gateway).await;
         self.gateway.lifecycle.advance(Stage::Ready);
         self.open.send_replace(true);
-        let served = self.serving.wait_for(|is_serving| *is_serving).await;
-        served.map(drop).context("the data port cannot be served")
+        listening::until_started(&mut self.serving).await.map_err(anyhow::Error::msg)
     }
 
     /// Until no other process serves besides.

@@ -5,18 +5,6 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-/// Why the gateway ends a connection, as the label of
-/// `gateway_connections_closed_total`: the key that bounds it, or `drain`.
-pub const CLOSED_REASONS: [&str; 7] = [
-    "header_timeout",
-    "idle_timeout",
-    "min_body_rate",
-    "max_connections",
-    "max_connections_per_ip",
-    "max_requests_per_connection",
-    "drain",
-];
-
 /// Handles of the metrics of client connections.
 pub struct ConnectionMetrics {
     /// Connections accepted, those that were turned away included.
@@ -36,10 +24,6 @@ impl ConnectionMetrics {
             "Client connections that the gateway ended on its own account, by reason",
         );
         let closed = add(registry, IntCounterVec::new(closed, &["reason"])?)?;
-        for reason in CLOSED_REASONS {
-            // From the start at zero, or the first would be no increase.
-            closed.with_label_values(&[reason]);
-        }
         Ok(ConnectionMetrics {
             accepted: counter(
                 "gateway_connections_total",
@@ -69,7 +53,15 @@ impl ConnectionMetrics {
         registry.register(Box::new(Open { gauge, open }))
     }
 
-    /// Counts a connection that was ended for this reason, one of [`CLOSED_REASONS`].
+    /// Has the reasons for which connections may be ended at zero from the start, or the first
+    /// of each would be no increase.
+    pub fn foresee(&self, reasons: &[&str]) {
+        for reason in reasons {
+            self.closed.with_label_values(&[reason]);
+        }
+    }
+
+    /// Counts a connection that was ended for this reason, one of those foreseen.
     pub fn closed(&self, reason: &str) {
         self.closed.with_label_values(&[reason]).inc();
     }

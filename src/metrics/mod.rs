@@ -8,7 +8,7 @@ mod connections;
 mod route;
 mod upstream;
 
-pub use connections::{CLOSED_REASONS, ConnectionMetrics};
+pub use connections::ConnectionMetrics;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{

@@ -6,15 +6,12 @@ use super::refusal::{Breach, Refusal, Stage};
 use crate::metrics::AttemptOutcome;
 use crate::policy::retry::Failure;
 use crate::upstream::shortage;
-use crate::wire::alarm::Ring;
+use crate::wire::alarm::{Ring, UPGRADED_IDLE};
 use crate::wire::guard::GuardedStream;
 use pingora_core::upstreams::peer::PeerOptions;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 use std::time::Duration;
-
-/// How long either side of an upgraded connection may be silent.
-pub(super) const UPGRADED_IDLE: Duration = Duration::from_secs(3_600);
 
 /// What became of an attempt that failed.
 pub(super) struct Fate {

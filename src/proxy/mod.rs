@@ -24,7 +24,7 @@ pub mod trace;
 use crate::gateway::Gateway;
 use crate::metrics::AttemptOutcome;
 use crate::telemetry::access_log::AccessLog;
-use crate::wire::alarm::Patience;
+use crate::wire::alarm::{Patience, UPGRADED_IDLE};
 use crate::wire::guard::GuardedStream;
 use admit::Passage;
 use async_trait::async_trait;
@@ -96,7 +96,7 @@ impl ProxyHttp for Proxy {
         match passage {
             Ok(Passage::Forward(has)) => {
                 if session.is_upgrade_req() {
-                    session.set_read_timeout(Some(failure::UPGRADED_IDLE));
+                    session.set_read_timeout(Some(UPGRADED_IDLE));
                 }
                 let peer = guard(session).and_then(GuardedStream::peer).cloned();
                 let origin = Origin {

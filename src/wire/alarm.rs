@@ -10,6 +10,9 @@
 use super::pace::Pace;
 use std::time::{Duration, Instant};
 
+/// How long either side of an upgraded connection may be silent, or not read.
+pub const UPGRADED_IDLE: Duration = Duration::from_secs(3_600);
+
 /// What an attempt may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Patience {
@@ -47,6 +50,8 @@ pub(super) struct Alarm {
     ring: Option<Ring>,
     /// The waiting for the client that the request may spend.
     pub(super) pace: Pace,
+    /// Since when an upgraded connection's client takes nothing.
+    stuck_since: Option<Instant>,
 }
 
 impl Alarm {
@@ -69,6 +74,12 @@ impl Alarm {
     pub(super) fn written(&mut self) {
         self.has_moved = true;
         self.patience.awaits_continue = false;
+        self.stuck_since = None;
+    }
+
+    /// The client of an upgraded connection takes nothing. Returns when that has been too long.
+    pub(super) fn stuck(&mut self, now: impl FnOnce() -> Instant) -> Instant {
+        *self.stuck_since.get_or_insert_with(now) + UPGRADED_IDLE
     }
 
     /// Why it ended the wait, if it did since it was set.

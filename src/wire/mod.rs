@@ -11,7 +11,7 @@ pub mod connections;
 pub mod fault;
 pub mod guard;
 pub mod head;
-mod lingering;
+pub mod lingering;
 pub mod listening;
 pub mod pace;
 mod passthrough;

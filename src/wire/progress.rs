@@ -60,8 +60,14 @@ impl GuardedStream {
 
     /// Ready when the client has not read for too long.
     pub(super) fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let is_exempt = *self.is_tunnel.get_mut() || !*self.is_taken.get_mut();
-        let Some(rate) = self.bounds.min_body_rate.filter(|_| !is_exempt) else {
+        if *self.is_tunnel.get_mut() {
+            // Pingora reads neither side meanwhile, so no bound on reading ends this.
+            let due = self.alarm_mut().stuck(clock::now);
+            ready!(self.timer.poll(due, cx));
+            return Poll::Ready(self.give_up_reader());
+        }
+        let is_taken = *self.is_taken.get_mut();
+        let Some(rate) = self.bounds.min_body_rate.filter(|_| is_taken) else {
             return Poll::Pending;
         };
         loop {
@@ -72,11 +78,15 @@ impl GuardedStream {
                 continue;
             }
             self.ring_for(Ring::SlowClient);
-            if let Some(socket) = self.socket() {
-                socket.forget_unsent();
-            }
-            return Poll::Ready(io::ErrorKind::TimedOut.into());
+            return Poll::Ready(self.give_up_reader());
         }
+    }
+
+    fn give_up_reader(&self) -> io::Error {
+        if let Some(socket) = self.socket() {
+            socket.forget_unsent();
+        }
+        io::ErrorKind::TimedOut.into()
     }
 
     fn ring_for(&mut self, ring: Ring) {

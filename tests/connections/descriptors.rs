@@ -32,11 +32,11 @@ fn exhaust(gateway: &Gateway) -> Vec<TcpStream> {
 #[test]
 fn the_gateway_takes_as_many_descriptors_as_it_can_get() {
     let upstream = Upstream::new();
-    let builder = Gateway::before(&upstream).descriptors(80, 1_000);
+    let builder = Gateway::before(&upstream).descriptors(80, 2_536);
     for (most, is_enough) in [(244, true), (245, false)] {
         let gateway = builder.clone().server(&format!("max_connections: {most}")).start();
-        assert_eq!(gateway.descriptor_limit(), 1_000);
-        let warns = gateway.stderr().contains("1000 file descriptors");
+        assert_eq!(gateway.descriptor_limit(), 2_536);
+        let warns = gateway.stderr().contains("2536 file descriptors");
         assert_eq!(!warns, is_enough, "{}", gateway.stderr());
     }
 }

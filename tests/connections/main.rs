@@ -17,4 +17,5 @@ mod descriptors;
 mod drain;
 mod heads;
 mod rig;
+mod scrapers;
 mod silence;

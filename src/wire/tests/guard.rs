@@ -1,4 +1,5 @@
 use super::LIMITS;
+use crate::wire::alarm::UPGRADED_IDLE;
 use crate::wire::answers::{Answers, Bounds, Ending};
 use crate::wire::connections::{Crowd, Quota};
 use crate::wire::fault::Fault;
@@ -361,6 +362,39 @@ fn a_tunnel_passes_whatever_comes_and_what_had_come() {
     rig.send(b"\x81\x05later\r\n\r\n");
     assert_eq!(rig.read(), b"\x81\x05later\r\n\r\n");
     assert_eq!(rig.next_request(), Some(false), "it never speaks HTTP again");
+}
+
+/// What writing as much as `client` has not room for comes to, while that reads after a pause.
+async fn stalled_tunnel(pause: Duration) -> (io::Result<()>, Duration, Rig) {
+    let mut rig = Rig::new();
+    rig.guard.take_request();
+    rig.guard.become_tunnel();
+    let began = tokio::time::Instant::now();
+    let (guard, client) = (&mut rig.guard, &mut rig.client);
+    let reading = async {
+        tokio::time::sleep(pause).await;
+        client.read_exact(&mut [0; 8]).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let written = tokio::select! {
+        written = guard.write_all(&[0; (1 << 16) + 8]) => written,
+        () = reading => unreachable!(),
+    };
+    (written, began.elapsed(), rig)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_whose_client_reads_nothing_ends_after_an_hour() {
+    let (written, took, rig) = stalled_tunnel(2 * UPGRADED_IDLE).await;
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!(took.abs_diff(UPGRADED_IDLE) < Duration::from_secs(5), "{took:?}");
+    assert!(rig.ended().is_empty(), "no configured bound ended it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_whose_client_reads_late_goes_on() {
+    let (written, ..) = stalled_tunnel(UPGRADED_IDLE - Duration::from_secs(60)).await;
+    written.unwrap();
 }
 
 #[test]

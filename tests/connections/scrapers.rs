@@ -1,0 +1,62 @@
+use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::rig::{took, with};
+use crate::support::{Client, DEADLINE, eventually};
+
+/// Connections that the metrics port takes at a time.
+const MOST: usize = 64;
+/// As many pages as no kernel keeps for a client that does not read.
+const PAGES: usize = 3_000;
+const GET: &str = "GET /metrics HTTP/1.1\r\nHost: tollgate.test\r\n\r\n";
+
+/// Writes what the kernel takes; whether the gateway still has the connection.
+fn send(mut stream: &TcpStream, bytes: &[u8]) -> bool {
+    match stream.write(bytes) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    }
+}
+
+/// Those that the gateway has not ended; they go on as before.
+fn harass(dripping: &mut Vec<TcpStream>) {
+    dripping.retain(|stream| send(stream, b"x"));
+}
+
+#[test]
+fn clients_that_drip_or_do_not_read_lose_the_metrics_port_and_others_get_it_back() {
+    let (gateway, _upstream) = with("");
+    let connect = || {
+        let stream = TcpStream::connect_timeout(&gateway.metrics, DEADLINE).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let status = || {
+        let mut client = Client::connect(gateway.metrics);
+        let _ = client.try_send(GET);
+        client.try_reply().ok().flatten().map(|reply| reply.status)
+    };
+    assert_eq!(status(), Some(200));
+    let mut dripping: Vec<_> = (0..MOST / 2).map(|_| connect()).collect();
+    let deaf: Vec<_> = (MOST / 2..MOST).map(|_| connect()).collect();
+    let began = Instant::now();
+    assert!(dripping.iter().all(|stream| send(stream, b"GET / HTTP/1.1\r\nX: ")));
+    assert!(deaf.iter().all(|stream| send(stream, GET.repeat(PAGES).as_bytes())));
+    let refused = eventually(DEADLINE, || (status() == Some(503)).then_some(()));
+    assert!(refused.is_some(), "every place is taken");
+    let ended = eventually(Duration::from_secs(40), || {
+        harass(&mut dripping);
+        dripping.is_empty().then_some(())
+    });
+    assert!(ended.is_some(), "{} may drip for as long as they like", dripping.len());
+    took(began, Duration::from_secs(8), Duration::from_secs(40));
+    for stream in deaf {
+        // A reset is an error of the socket's, and takes what was not read with it.
+        let cut = eventually(Duration::from_secs(30), || stream.take_error().unwrap());
+        assert_eq!(cut.map(|error| error.kind()), Some(ErrorKind::ConnectionReset));
+    }
+    assert_eq!(status(), Some(200));
+    let series = gateway.series();
+    assert!(series.value("gateway_connections") < 0.5, "they are none of the data port's");
+}
