@@ -9,6 +9,7 @@ use super::{AdminState, App};
 use crate::clock;
 use crate::gateway::{Generation, TIER_POLICY};
 use crate::policy::limit::LimitKey;
+use crate::policy::meter::Algorithm;
 use crate::policy::rate::{BucketError, TokenBucket};
 use crate::registry::identity::client_ip;
 use crate::registry::{MAX_CLIENT_ID, RegistryFull, Standing, is_client_id};
@@ -270,12 +271,13 @@ impl Reader<'_> {
         &self,
         name: &str,
         policy: Digest,
-        bucket: &TokenBucket,
+        algorithm: &Algorithm,
         holders: &[Digest],
     ) -> Option<ClientLimit> {
         let standings = holders.iter().map(|&holder| {
             let key = Key::new(policy, holder);
-            let demand = Demand { policy: 0, key, class: self.class, bucket, cost: 1 };
+            let meter = algorithm.meter(self.now, clock::utc_ns_at);
+            let demand = Demand { policy: 0, key, class: self.class, meter, cost: 1 };
             self.limiter.peek(&demand, self.now)
         });
         let emptiest =
@@ -284,7 +286,7 @@ impl Reader<'_> {
             policy: name.to_owned(),
             tokens_remaining: emptiest.tokens,
             capacity: emptiest.burst,
-            refill_rate: bucket.rate_per_second(),
+            refill_rate: algorithm.rate_per_second(),
             retry_after_seconds: emptiest.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
         })
     }
@@ -303,18 +305,18 @@ fn view(
         false => Class::Unregistered,
     };
     let reader = Reader { limiter: &app.gateway.limiter, class, now: clock::now_ns() };
-    let bucket = standing.bucket(&config.tiers);
-    let tier = reader.read(TIER_POLICY, generation.tier_digest, bucket, holders.client);
+    let bucket = Algorithm::TokenBucket(*standing.bucket(&config.tiers));
+    let tier = reader.read(TIER_POLICY, generation.tier_digest, &bucket, holders.client);
     let global = config.limits.iter().zip(&generation.limits);
     let routes = config.routes.iter().zip(&generation.routes);
-    let own = routes.filter_map(|(config, route)| config.limit.as_ref().zip(route.limit.as_ref()));
+    let own = routes.flat_map(|(config, route)| config.limits.iter().zip(&route.limits));
     let further = global.chain(own).filter_map(|(limit, policy)| {
         let holders = match limit.key {
             LimitKey::Client => holders.client,
             LimitKey::Ip => holders.ip,
             LimitKey::Route | LimitKey::Global | LimitKey::Header(_) => &[],
         };
-        reader.read(&limit.name, policy.digest, &limit.bucket, holders)
+        reader.read(&limit.name, policy.digest, &limit.algorithm, holders)
     });
     Client {
         client,

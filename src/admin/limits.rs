@@ -28,13 +28,17 @@ struct CountedLimit {
     #[schema(example = "route:users")]
     policy: String,
     key: CountedBy,
+    #[schema(example = "token_bucket")]
+    algorithm: &'static str,
     #[schema(example = "100/m")]
     rate: String,
     burst: u64,
     cost: LimitCharge,
+    /// Whether it refuses nothing and only counts what it would.
+    shadow: bool,
     /// Requests it admitted.
     allowed: u64,
-    /// Requests it refused.
+    /// Requests it refused, or would have refused if it was not a shadow.
     limited: u64,
 }
 
@@ -123,7 +127,7 @@ pub(super) async fn limits(State(app): App) -> Json<Limits> {
     let generation = app.gateway.generation();
     let global = generation.config.limits.iter().zip(&generation.limits);
     let routes = generation.config.routes.iter().zip(&generation.routes);
-    let own = routes.filter_map(|(config, route)| config.limit.as_ref().zip(route.limit.as_ref()));
+    let own = routes.flat_map(|(config, route)| config.limits.iter().zip(&route.limits));
     let tiers = generation.config.tiers.iter().zip(&generation.tiers);
     Json(Limits {
         limits: global.chain(own).map(|(limit, policy)| counted(limit, policy)).collect(),
@@ -146,9 +150,11 @@ fn counted(limit: &Limit, policy: &Policy) -> CountedLimit {
     CountedLimit {
         policy: limit.name.to_string(),
         key: (&limit.key).into(),
-        rate: limit.bucket.rate_text(),
-        burst: limit.bucket.burst(),
+        algorithm: limit.algorithm.name(),
+        rate: limit.algorithm.rate_text(),
+        burst: limit.algorithm.burst(),
         cost: limit.cost.into(),
+        shadow: limit.is_shadow,
         allowed: policy.allowed.load(Ordering::Relaxed),
         limited: policy.limited.load(Ordering::Relaxed),
     }

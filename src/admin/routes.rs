@@ -152,7 +152,7 @@ fn view(route: &config::Route, at_work: &gateway::Route, upstreams: &[config::Up
         path: RoutePath { kind, value: path.clone() },
         upstream: upstreams.get(route.upstream).map(|upstream| upstream.name.to_string()),
         cost: cost(&route.cost),
-        limit: route.limit.as_ref().map(OwnLimit::from),
+        limit: route.limits.iter().find(|limit| !limit.is_quota).map(OwnLimit::from),
         auth: match route.auth {
             Auth::None => RouteAuth::None,
             Auth::Required => RouteAuth::Required,
@@ -171,8 +171,8 @@ impl From<&Limit> for OwnLimit {
         OwnLimit {
             policy: limit.name.to_string(),
             key: (&limit.key).into(),
-            rate: limit.bucket.rate_text(),
-            burst: limit.bucket.burst(),
+            rate: limit.algorithm.rate_text(),
+            burst: limit.algorithm.burst(),
             cost: limit.cost.into(),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::rate::TokenBucket;
+use super::meter::Algorithm;
 
 /// The most limits beside tiers and routes' own. Every request is charged against all that
 /// apply, so the bound is also one on the work for a request.
@@ -34,16 +34,20 @@ pub enum LimitCost {
     One,
 }
 
-/// One limit. It applies to every request, or to those of one route when the route owns it.
+/// One limit, or the quota beside one. It applies to every request, or to those of one route when the route owns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
     /// The policy's name in headers, metrics and JSON: the limit's own, or `route:<name>` for the
-    /// limit of a route.
+    /// limit of a route; of a quota, its limit's with `:quota` behind it.
     pub name: Arc<str>,
     /// What its buckets are kept by.
     pub key: LimitKey,
-    /// Each bucket's rate and size.
-    pub bucket: TokenBucket,
+    /// How each bucket decides, and its figures.
+    pub algorithm: Algorithm,
     /// What a request takes from it.
     pub cost: LimitCost,
+    /// Whether it only counts what it would refuse.
+    pub is_shadow: bool,
+    /// Whether it is the quota of the limit before it.
+    pub is_quota: bool,
 }

@@ -34,7 +34,8 @@ impl Period {
         self.as_seconds() * NANOS_PER_SECOND
     }
 
-    const fn as_seconds(self) -> u64 {
+    /// The period's length in seconds.
+    pub const fn as_seconds(self) -> u64 {
         match self {
             Period::Second => 1,
             Period::Minute => 60,

@@ -32,6 +32,7 @@ impl Proxy {
         let generation = &ctx.generation;
         let client_ip = source_text(session, ctx);
         let tries: Vec<Try<'_>> = ctx.attempts.records.iter().map(Try::from).collect();
+        let shadow: Vec<&str> = ctx.shadowed.iter().map(|policy| &**policy).collect();
         log.record(&Entry {
             time: clock::timestamp(),
             trace_id: trace::text(&ctx.trace_id),
@@ -55,6 +56,7 @@ impl Proxy {
                 Some(Refusal::RateLimited { policy, .. }) => Some(policy),
                 _ => None,
             },
+            shadow: &shadow,
             refusal: ctx.refusal.as_ref().map(Refusal::name),
             user_agent: text(header::USER_AGENT),
             referer: text(header::REFERER),

@@ -44,6 +44,8 @@ pub struct Context {
     pub refusal: Option<Refusal>,
     /// What it was charged.
     pub receipt: Receipt,
+    /// The shadow policies that would have refused it.
+    pub shadowed: Vec<Arc<str>>,
     /// What has been tried for it.
     pub attempts: Attempts,
     /// What requests to the same server have in common, where the upstream asks for that.
@@ -99,6 +101,7 @@ impl Context {
             rate_limit: None,
             refusal: None,
             receipt: Receipt::default(),
+            shadowed: Vec::new(),
             attempts: Attempts::default(),
             affinity: None,
             is_repeatable: false,

@@ -14,6 +14,7 @@ pub mod facts;
 mod failure;
 pub mod forward;
 mod hops;
+mod pacing;
 mod places;
 pub mod refusal;
 mod respond;
@@ -33,6 +34,7 @@ use context::Context;
 use failure::{Fate, give_up};
 use forward::{Origin, Pseudonym};
 use http::StatusCode;
+use pacing::Pacing;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
@@ -53,6 +55,7 @@ pub struct Proxy {
     pseudonym: Pseudonym,
     /// Where the process asks itself whether it answers.
     own_probe: Option<Box<str>>,
+    pacing: Pacing,
 }
 
 impl Proxy {
@@ -63,7 +66,8 @@ impl Proxy {
         own_probe: Option<&str>,
     ) -> Proxy {
         let own_probe = own_probe.map(Box::from);
-        Proxy { gateway, access_log, pseudonym: Pseudonym::random(), own_probe }
+        let pseudonym = Pseudonym::random();
+        Proxy { gateway, access_log, pseudonym, own_probe, pacing: Pacing::default() }
     }
 }
 
@@ -84,7 +88,11 @@ impl ProxyHttp for Proxy {
         if let Some(guard) = guard(session) {
             guard.take_request();
         }
-        let passage = match self.admit(session, ctx) {
+        let mut passage = self.admit(session, ctx);
+        if passage.is_ok() && ctx.receipt.delay().is_some() {
+            passage = self.hold_back(session, ctx).await?.and(passage);
+        }
+        let passage = match passage {
             Ok(passage) if ctx.needs_place() => {
                 self.take_places(session, ctx).await?.map(|()| passage)
             }
