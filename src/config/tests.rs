@@ -265,7 +265,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         ("redis: {url: x}", "redis is not available yet"),
         ("state_dir: ./state", later),
         ("tls: {}", later),
-        ("server: {reload_watch: {}}", "server.reload_watch: reload_watch is not"),
         ("server: {proxy_protocol: true}", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, on_store_failure: deny}]", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, store: shared}]", later),

@@ -56,7 +56,7 @@ impl Gateway {
     pub fn new(config: Config, hasher: KeyHasher, metrics: Arc<Metrics>) -> Gateway {
         let limiter = Limiter::new(config.limiter.slots, hasher);
         let generation = Generation::new(config, None, &limiter, &metrics);
-        metrics.generation.set(generation.number as i64);
+        expose(&metrics, &generation);
         Gateway {
             generation: ArcSwap::from_pointee(generation),
             limiter,
@@ -99,7 +99,7 @@ impl Gateway {
                 upstream.retire();
             }
         }
-        self.metrics.generation.set(next.number as i64);
+        expose(&self.metrics, &next);
         old
     }
 
@@ -107,6 +107,12 @@ impl Gateway {
     pub fn inflight(&self) -> i64 {
         self.metrics.inflight()
     }
+}
+
+/// What metrics tell of a configuration that begins to serve.
+fn expose(metrics: &Metrics, generation: &Generation) {
+    metrics.generation.set(generation.number as i64);
+    metrics.connections.max.set(i64::from(generation.config.server.connections.max));
 }
 
 /// Everything one configuration decides. Immutable but for its counters.

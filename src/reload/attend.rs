@@ -77,7 +77,7 @@ impl Reloader {
     }
 
     /// Looks at the file: whether it says something that was not read yet.
-    fn is_file_new(&self) -> bool {
+    pub(super) fn is_file_new(&self) -> bool {
         let Some(file) = &self.file else { return false };
         let stamp = Stamp::of(file);
         let act = {

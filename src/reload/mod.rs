@@ -280,7 +280,7 @@ impl Reloader {
             source: Some(source),
         };
         let (reloader, why) = (self.clone(), why.cloned());
-        let old = spawn_blocking(move || reloader.swap(next, entry, why)).await?;
+        let old = spawn_blocking(move || reloader.swap(next, entry, why.as_ref())).await?;
         tokio::spawn(let_go(old));
         Ok(reloaded)
     }
@@ -312,7 +312,7 @@ impl Reloader {
     }
 
     /// Lets `next` serve and gives the old generation. `why` says that it is taken back.
-    fn swap(&self, next: Generation, entry: Entry, why: Option<Arc<str>>) -> Arc<Generation> {
+    fn swap(&self, next: Generation, entry: Entry, why: Option<&Arc<str>>) -> Arc<Generation> {
         let old = self.gateway.generation();
         let metrics = &self.gateway.metrics;
         let mut record = self.record();
@@ -328,7 +328,7 @@ impl Reloader {
             now_ns: clock::now_ns(),
         });
         self.gateway.swap(next);
-        match &why {
+        match why {
             Some(why) => {
                 metrics.reloaded(ReloadResult::RolledBack);
                 record.history.mark_rolled_back(old.number, why);
@@ -385,3 +385,6 @@ async fn let_go(old: Arc<Generation>) {
     // Nobody can take hold of it any more.
     let _ = spawn_blocking(move || drop(old)).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use crate::gateway::Generation;
 use crate::policy::reload_watch::{Answers, RouteWatch, WatchPolicy};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::iter::repeat;
 
 /// Parts of a window: counts are kept this often, and the window before a swap is exact to
 /// one part.
@@ -31,15 +32,51 @@ struct Trial {
     policy: WatchPolicy,
     generation: u64,
     since_ns: u64,
+    basis: Basis,
+    /// By route.
+    routes: Vec<RouteWatch>,
+}
+
+/// What the configurations that are on trial, one after the other without a break, are
+/// measured by; counts by route.
+#[derive(Debug)]
+struct Basis {
     /// What to go back to.
     good: Kept,
-    /// By route.
+    /// The answers in the window before the first of them.
     before: Vec<Answers>,
-    routes: Vec<RouteWatch>,
-    /// When the first configuration came that was on trial without a break until this one, and
-    /// what routes were answered under those before this one.
-    unproven_since_ns: u64,
+    /// When the first of them came.
+    since_ns: u64,
+    /// The answers under those before the one on trial now.
     unproven: Vec<Answers>,
+}
+
+impl Basis {
+    /// The basis of what follows `old`, which was on trial.
+    fn after(self, old: &Generation) -> Basis {
+        let others = self.unproven.iter().copied().chain(repeat(Answers::default()));
+        let here = old.routes.iter().map(|route| route.outcomes.answers());
+        let unproven = here.zip(others).map(|(here, others)| here.and(others)).collect();
+        Basis { unproven, ..self }
+    }
+}
+
+/// Of each route of a new generation, which of the old one's has its name.
+struct Heirs(Vec<Option<usize>>);
+
+impl Heirs {
+    fn of(old: &Generation, new: &Generation) -> Heirs {
+        let old = old.config.routes.iter().enumerate();
+        let old: HashMap<&str, usize> = old.map(|(index, route)| (&*route.name, index)).collect();
+        let new = new.config.routes.iter();
+        Heirs(new.map(|route| old.get(&*route.name).copied()).collect())
+    }
+
+    /// The old routes' counts for the new ones; a route that is new begins with none.
+    fn inherit(&self, counts: &[Answers]) -> Vec<Answers> {
+        let count = |index: &Option<usize>| index.and_then(|index| counts.get(index).copied());
+        self.0.iter().map(|index| count(index).unwrap_or_default()).collect()
+    }
 }
 
 /// A trial that goes on.
@@ -102,63 +139,57 @@ impl Trials {
     /// Hands the counts on to the new generation's routes and begins its trial. Takes time in
     /// the number of routes: a millisecond for some thousands.
     pub(super) fn swap(&mut self, swap: Swap<'_>) {
-        let Swap { old, new, serving, is_changed, is_rollback, now_ns } = swap;
+        let Swap { old, new, .. } = swap;
         let running = self.trial.take();
-        let old_indices: HashMap<&str, usize> =
-            old.config.routes.iter().enumerate().map(|(i, route)| (&*route.name, i)).collect();
-        let names = new.config.routes.iter().map(|route| &*route.name);
-        let indices: Vec<Option<usize>> = names.map(|n| old_indices.get(n).copied()).collect();
-        let carry = |counts: &[Answers]| -> Vec<Answers> {
-            let count = |i: &Option<usize>| i.and_then(|i| counts.get(i).copied());
-            indices.iter().map(|i| count(i).unwrap_or_default()).collect()
-        };
         let Some(policy) = new.config.server.reloading.watch else {
             *self = Trials::default();
             return;
         };
+        let heirs = Heirs::of(old, new);
         let running = match running {
-            Some(trial) if is_rollback => {
-                self.forget(&trial);
+            Some(trial) if swap.is_rollback => {
+                self.forget(&trial.basis);
                 None
             }
             running => running,
         };
         // Of what is taken back nothing counts.
-        let totals = if is_rollback { self.earlier.clone() } else { self.totals(old) };
+        let totals = if swap.is_rollback { self.earlier.clone() } else { self.totals(old) };
         let window = self.window(&totals);
-        self.earlier = carry(&totals);
+        self.earlier = heirs.inherit(&totals);
         for (_, counts) in &mut self.samples {
-            *counts = carry(counts);
+            *counts = heirs.inherit(counts);
         }
         // Until its trial is over a configuration is not known to be good; what follows it is
         // measured by what was.
-        let (good, before, unproven_since_ns, unproven) = match running {
-            Some(trial) => {
-                let here = old.routes.iter().map(|route| route.outcomes.answers());
-                let unproven: Vec<_> =
-                    here.zip(trial.unproven).map(|(here, others)| here.and(others)).collect();
-                (trial.good, carry(&trial.before), trial.unproven_since_ns, carry(&unproven))
-            }
-            None if is_changed && !is_rollback => (serving, carry(&window), now_ns, carry(&[])),
+        let basis = match running {
+            Some(trial) => trial.basis.after(old),
+            None if swap.is_changed && !swap.is_rollback => Basis {
+                good: swap.serving,
+                before: window,
+                since_ns: swap.now_ns,
+                unproven: Vec::new(),
+            },
             None => return,
         };
         self.trial = Some(Trial {
             policy,
             generation: new.number,
-            since_ns: now_ns,
-            good,
-            routes: vec![RouteWatch::default(); before.len()],
-            before,
-            unproven_since_ns,
-            unproven,
+            since_ns: swap.now_ns,
+            basis: Basis {
+                before: heirs.inherit(&basis.before),
+                unproven: heirs.inherit(&basis.unproven),
+                ..basis
+            },
+            routes: vec![RouteWatch::default(); new.routes.len()],
         });
     }
 
     /// Takes out of the counts what was answered since the trial's first configuration came,
     /// or the next one would be compared with failures that were never put up with.
-    fn forget(&mut self, trial: &Trial) {
-        self.samples.retain(|(at_ns, _)| *at_ns < trial.unproven_since_ns);
-        for (earlier, unproven) in self.earlier.iter_mut().zip(&trial.unproven) {
+    fn forget(&mut self, basis: &Basis) {
+        self.samples.retain(|(at_ns, _)| *at_ns < basis.since_ns);
+        for (earlier, unproven) in self.earlier.iter_mut().zip(&basis.unproven) {
             *earlier = earlier.since(*unproven);
         }
     }
@@ -175,10 +206,10 @@ impl Trials {
             }
             return None;
         };
-        let before = trial.before.get(index).copied().unwrap_or_default();
+        let before = trial.basis.before.get(index).copied().unwrap_or_default();
         Some(Risen {
             generation: trial.generation,
-            good: trial.good.clone(),
+            good: trial.basis.good.clone(),
             route: serving.config.routes.get(index)?.name.to_string(),
             before,
             after: serving.routes.get(index)?.outcomes.answers(),
@@ -197,14 +228,14 @@ impl Trials {
         let end_ns = trial.since_ns + trial.policy.window_ns;
         Some(OnTrial {
             generation: trial.generation,
-            goes_back_to: trial.good.generation,
+            goes_back_to: trial.basis.good.generation,
             left_ns: end_ns.saturating_sub(now_ns),
         })
     }
 
     /// What each route was answered so far, under this generation and those before.
     fn totals(&self, generation: &Generation) -> Vec<Answers> {
-        let earlier = self.earlier.iter().copied().chain(std::iter::repeat(Answers::default()));
+        let earlier = self.earlier.iter().copied().chain(repeat(Answers::default()));
         let routes = generation.routes.iter().map(|route| route.outcomes.answers());
         routes.zip(earlier).map(|(now, earlier)| now.and(earlier)).collect()
     }
@@ -234,9 +265,9 @@ impl Trials {
 
 impl Trial {
     fn risen(&mut self, serving: &Generation, now_ns: u64) -> Option<usize> {
-        let Trial { policy, before, routes, .. } = self;
+        let Trial { policy, basis, routes, .. } = self;
         let mut risen = None;
-        let watched = serving.routes.iter().zip(before).zip(routes);
+        let watched = serving.routes.iter().zip(&basis.before).zip(routes);
         for (index, ((route, before), watch)) in watched.enumerate() {
             // Each is looked at, found or not: it remembers what it saw.
             if watch.look(policy, *before, route.outcomes.answers(), now_ns) {

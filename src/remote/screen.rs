@@ -73,7 +73,7 @@ impl Screen {
                 (Some("watch_file"), _) => "reload, the file changed".to_owned(),
                 (cause, _) => cause.unwrap_or("?").to_owned(),
             };
-            let what = match &changed[..] {
+            let what = match changed {
                 [] => String::new(),
                 [one] => format!(": {}", plain(one)),
                 [one, rest @ ..] => format!(": {}, and {} more", plain(one), rest.len()),
