@@ -7,7 +7,9 @@
 
 mod build;
 pub mod client_places;
+pub mod hitters;
 mod outcomes;
+pub mod refused;
 pub mod table_metrics;
 
 use crate::config::{self, Config};
@@ -23,9 +25,11 @@ use crate::upstream::Upstream;
 use crate::upstream::circuit::Circuit;
 use arc_swap::ArcSwap;
 use client_places::ClientPlaces;
+use hitters::Hitters;
 use http::HeaderValue;
 pub use outcomes::Outcomes;
 use prometheus::IntCounter;
+use refused::RefusedRing;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -45,6 +49,10 @@ pub struct Gateway {
     pub registry: Registry,
     /// Requests in flight of each client.
     pub client_places: Arc<ClientPlaces>,
+    /// The clients that were refused most often lately.
+    pub hitters: Hitters,
+    /// The last refusals.
+    pub refused: RefusedRing,
     /// The metric families.
     pub metrics: Arc<Metrics>,
     /// Where the process is in its life.
@@ -62,6 +70,8 @@ impl Gateway {
             limiter,
             registry: Registry::default(),
             client_places: ClientPlaces::new(),
+            hitters: Hitters::default(),
+            refused: RefusedRing::default(),
             metrics,
             lifecycle: Lifecycle::starting(),
         }

@@ -13,6 +13,7 @@ pub mod limit;
 pub mod line;
 pub mod meter;
 pub mod path;
+pub mod precedence;
 pub mod rate;
 pub mod reload_watch;
 pub mod retry;

@@ -1,13 +1,13 @@
 //! What a request carries from phase to phase.
 
 use crate::clock;
+use crate::decision::refusal::Refusal;
 use crate::gateway::client_places::ClientPlace;
 use crate::gateway::{Generation, Route};
 use crate::metrics::{AttemptOutcome, InflightGuard};
 use crate::policy::router::RouteId;
 use crate::policy::tier::TierId;
 use crate::proxy::attempts::Attempts;
-use crate::proxy::refusal::Refusal;
 use crate::registry::identity::Identity;
 use crate::store::key::Digest;
 use crate::store::limiter::{Receipt, Standing};
@@ -127,6 +127,11 @@ impl Context {
     /// Its client's tier, once known.
     pub fn tier(&self) -> Option<TierId> {
         self.identity.as_ref().map(|identity| identity.standing.tier)
+    }
+
+    /// The name of that.
+    pub fn tier_name(&self) -> Option<Arc<str>> {
+        self.tier().map(|tier| self.generation.config.tiers.get(tier).name.clone())
     }
 
     /// Records what came of the attempt under way, if one is.

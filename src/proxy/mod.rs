@@ -1,14 +1,13 @@
 //! The proxy: Pingora's phases in the order a request meets them.
 //!
 //! Each phase gathers facts, asks a policy, and applies the answer. What the gateway
-//! answers by itself comes from one table, [`refusal`].
+//! answers by itself comes from one table, [`refusal`](crate::decision::refusal).
 
 mod account;
 mod admit;
 mod affinity;
 mod attempt;
 pub mod attempts;
-pub mod client;
 pub mod context;
 pub mod facts;
 mod failure;
@@ -16,11 +15,11 @@ pub mod forward;
 mod hops;
 mod pacing;
 mod places;
-pub mod refusal;
 mod respond;
 pub mod toll;
 pub mod trace;
 
+use crate::decision::refusal::{Breach, Refusal, Stage};
 use crate::gateway::Gateway;
 use crate::metrics::AttemptOutcome;
 use crate::telemetry::access_log::AccessLog;
@@ -40,7 +39,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use refusal::{Breach, Refusal, Stage};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -318,6 +316,7 @@ impl ProxyHttp for Proxy {
         }
         let metrics = route.map_or(&ctx.generation.no_route, |route| &route.metrics);
         metrics.finish(status, elapsed);
+        self.keep_refusal(ctx, status);
         self.write_access_log(session, ctx, status, elapsed);
         ctx.place = None;
         ctx.client_place = None;

@@ -7,8 +7,8 @@
 
 use super::context::Context;
 use super::places::gone;
-use super::refusal::{Refusal, Stage};
 use super::{Proxy, toll};
+use crate::decision::refusal::{Refusal, Stage};
 use pingora_core::Error;
 use pingora_proxy::Session;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -3,8 +3,8 @@
 use super::context::Context;
 use super::guard;
 use super::hops::clean_response;
-use super::refusal::Refusal;
 use super::trace;
+use crate::decision::refusal::Refusal;
 use crate::wire::guard::GuardedStream;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};

@@ -70,6 +70,17 @@ impl Standing {
         }
     }
 
+    /// Whether it refuses the request now.
+    pub fn refuses(&self) -> bool {
+        self.wait_ns != Some(0)
+    }
+
+    /// Whichever has the longer wait, none at all being the longest; `self` among equals.
+    pub fn longer(self, other: Standing) -> Standing {
+        let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
+        if length(&other) > length(&self) { other } else { self }
+    }
+
     /// Whichever has the smaller share of its burst left; `self` among equals.
     fn tighter(self, other: Standing) -> Standing {
         // a/b < c/d without division; bursts are far below 2^64, the product is not.
@@ -77,6 +88,17 @@ impl Standing {
             < u128::from(self.tokens) * u128::from(other.burst);
         if is_other { other } else { self }
     }
+}
+
+/// How a demand would fare if it was charged now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prospect {
+    /// How the bucket stands that would be charged.
+    pub standing: Standing,
+    /// Which bucket that is.
+    pub place: Place,
+    /// How long a leaky bucket would hold the request back, in nanoseconds.
+    pub delay_ns: u64,
 }
 
 /// The answer to all limits of a request.
@@ -255,6 +277,26 @@ impl Limiter {
         }
     }
 
+    /// How a demand would fare if it was charged now, changing nothing. Unlike
+    /// [`peek`](Limiter::peek) this looks at the bucket that the charge would meet, which is a
+    /// shared one where the key's set has no room.
+    pub fn foresee(&self, demand: &Demand<'_>, overflow: &TokenBucket, now: u64) -> Prospect {
+        let (state, place) = self.table.peek(demand.key, demand.class, now);
+        let limit = limit_at(place, demand.meter, overflow);
+        let mut standing = Self::stand(demand, limit, state, now);
+        if demand.cost == 0 {
+            standing.wait_ns = Some(0);
+        }
+        let state = limit.cut(state, now).unwrap_or(state);
+        let delay_ns = match (limit, limit.ask(state, demand.cost, now)) {
+            (Meter::LeakyBucket(bucket), Answer::Admit(charged)) if demand.cost > 0 => {
+                leaky_bucket::delay_ns(bucket, charged, demand.cost, now)
+            }
+            _ => 0,
+        };
+        Prospect { standing, place, delay_ns }
+    }
+
     /// How a demand stands towards a bucket of the limit `limit` in this state.
     fn stand(demand: &Demand<'_>, limit: Meter<'_>, state: u64, now: u64) -> Standing {
         // Beyond that lies what a larger limit left behind; the next charge cuts it.
@@ -311,19 +353,9 @@ impl Limiter {
         overflow: &TokenBucket,
         now: u64,
     ) -> Standing {
-        // No wait at all is the longest.
-        let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
         let others = demands.iter().filter(|demand| demand.policy != first.policy);
-        let others = others.map(|demand| {
-            let (state, place) = self.table.peek(demand.key, demand.class, now);
-            Self::stand(demand, limit_at(place, demand.meter, overflow), state, now)
-        });
-        others.fold(
-            first,
-            |longest, other| {
-                if length(&other) > length(&longest) { other } else { longest }
-            },
-        )
+        let others = others.map(|demand| self.foresee(demand, overflow, now).standing);
+        others.fold(first, Standing::longer)
     }
 }
 
