@@ -5,15 +5,15 @@ use super::context::{Context, RateLimit};
 use super::refusal::Refusal;
 use crate::clock;
 use crate::gateway::{Gateway, Generation, Policy, has_bounded_keys, policy_header};
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, NETWORK_PREFIX};
 use crate::policy::meter::Meter;
 use crate::policy::router::RouteId;
 use crate::registry::identity::client_ip;
 use crate::store::key::{Digest, Key, KeyKind};
 use crate::store::limiter::{Delay, Demand, MAX_LIMITS_PER_REQUEST, Standing, Verdict};
 use crate::store::table::Class;
-use arrayvec::ArrayVec;
 use http::{HeaderMap, HeaderValue, Method};
+use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
@@ -72,11 +72,11 @@ pub fn charge(
 #[cold]
 fn watch(toll: &Toll<'_>, gateway: &Gateway, generation: &Generation, ctx: &mut Context, now: u64) {
     let demander = Demander::new(toll, gateway, generation, now);
-    let limits = generation.limits_of(toll.route).filter(|(_, limit, _)| limit.is_shadow);
+    let limits = limits_met(toll, generation).filter(|(_, limit, _)| limit.is_shadow);
     let demands: Demands<'_> = limits.map(|limit| demander.demand(limit)).collect();
     let tiers = &generation.config.tiers;
     let overflow = &tiers.get(tiers.default_tier()).bucket;
-    let mut refused: ArrayVec<usize, MAX_LIMITS_PER_REQUEST> = ArrayVec::new();
+    let mut refused: SmallVec<[usize; 8]> = SmallVec::new();
     gateway.limiter.watch(&demands, overflow, &mut ctx.receipt, now, clock::now_ns, |policy| {
         refused.push(policy);
     });
@@ -134,7 +134,8 @@ pub fn give_back(gateway: &Gateway, ctx: &mut Context) {
     ctx.rate_limit = None;
 }
 
-type Demands<'a> = ArrayVec<Demand<'a>, MAX_LIMITS_PER_REQUEST>;
+/// Few requests meet more than these; for those there is an allocation.
+type Demands<'a> = SmallVec<[Demand<'a>; 8]>;
 
 /// One demand for each limit that is enforced: the tier, the limits of the file, the route's own.
 fn demands<'a>(
@@ -151,7 +152,7 @@ fn demands<'a>(
         meter: Meter::TokenBucket(toll.caller.identity.standing.bucket(&generation.config.tiers)),
         cost: demander.cost,
     };
-    let limits = generation.limits_of(toll.route).filter(|(_, limit, _)| !limit.is_shadow);
+    let limits = limits_met(toll, generation).filter(|(_, limit, _)| !limit.is_shadow);
     let others = limits.map(|limit| demander.demand(limit));
     let mut demands: Demands<'a> =
         std::iter::once(tier).chain(others).take(MAX_LIMITS_PER_REQUEST).collect();
@@ -161,6 +162,16 @@ fn demands<'a>(
         demands.sort_by_key(|demand| matches!(demand.meter, Meter::LeakyBucket(_)));
     }
     demands
+}
+
+/// The limits that apply to the request, as in [`Generation::limits_of`].
+fn limits_met<'a>(
+    toll: &Toll<'_>,
+    generation: &'a Generation,
+) -> impl Iterator<Item = (usize, &'a Limit, &'a Policy)> {
+    let is_ipv6 = toll.source.to_canonical().is_ipv6();
+    let limits = generation.limits_of(toll.route);
+    limits.filter(move |(_, limit, _)| is_ipv6 || limit.key != LimitKey::Network)
 }
 
 /// What the demands of one request have in common.
@@ -215,6 +226,7 @@ fn holder(toll: &Toll<'_>, limit: &Limit, gateway: &Gateway, generation: &Genera
             let prefix = generation.config.clients.ipv6_prefix;
             gateway.limiter.ip_digest(client_ip(toll.source, prefix))
         }
+        LimitKey::Network => gateway.limiter.ip_digest(client_ip(toll.source, NETWORK_PREFIX)),
         LimitKey::Route => generation.route(toll.route).digest,
         LimitKey::Global => gateway.limiter.digest(KeyKind::Global, b""),
         LimitKey::Header(name) => {

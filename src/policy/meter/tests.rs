@@ -3,7 +3,6 @@
 
 mod references;
 
-use super::super::fixed_window::WindowError;
 use super::*;
 use crate::policy::rate::Rate;
 use proptest::prelude::*;
