@@ -8,7 +8,7 @@ use super::problem::{BadInput, Problem, described};
 use super::{AdminState, App};
 use crate::clock;
 use crate::gateway::{Generation, TIER_POLICY};
-use crate::policy::limit::LimitKey;
+use crate::policy::limit::{LimitKey, NETWORK_PREFIX};
 use crate::policy::meter::Algorithm;
 use crate::policy::rate::{BucketError, TokenBucket};
 use crate::registry::identity::client_ip;
@@ -239,7 +239,13 @@ fn client(app: &AdminState, id: &str) -> Client {
     let standing = app.gateway.registry.standing(id, &generation.known, tiers);
     let holders = [KeyKind::Header, KeyKind::ApiKey]
         .map(|kind| app.gateway.limiter.digest(kind, id.as_bytes()));
-    view(app, &generation, id.to_owned(), &standing, &Holders { client: &holders, ip: &[] })
+    view(
+        app,
+        &generation,
+        id.to_owned(),
+        &standing,
+        &Holders { client: &holders, ip: &[], network: &[] },
+    )
 }
 
 fn address(app: &AdminState, ip: IpAddr) -> Client {
@@ -248,13 +254,17 @@ fn address(app: &AdminState, ip: IpAddr) -> Client {
     let ip = client_ip(ip, generation.config.clients.ipv6_prefix);
     let name = ip.to_string();
     let holder = [app.gateway.limiter.ip_digest(ip)];
-    view(app, &generation, name, &standing, &Holders { client: &holder, ip: &holder })
+    let network = [app.gateway.limiter.ip_digest(client_ip(ip, NETWORK_PREFIX))];
+    let network = if ip.is_ipv6() { &network[..] } else { &[] };
+    let holders = Holders { client: &holder, ip: &holder, network };
+    view(app, &generation, name, &standing, &holders)
 }
 
 /// The digests under which a client's buckets may be, by what a limit counts by.
 struct Holders<'a> {
     client: &'a [Digest],
     ip: &'a [Digest],
+    network: &'a [Digest],
 }
 
 /// Reads a client's buckets, all at one time.
@@ -314,6 +324,7 @@ fn view(
         let holders = match limit.key {
             LimitKey::Client => holders.client,
             LimitKey::Ip => holders.ip,
+            LimitKey::Network => holders.network,
             LimitKey::Route | LimitKey::Global | LimitKey::Header(_) => &[],
         };
         reader.read(&limit.name, policy.digest, &limit.algorithm, holders)

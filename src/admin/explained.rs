@@ -3,6 +3,7 @@
 use crate::decision::client::Caller;
 use crate::decision::outlook::{self, Answer, Asked, HolderKind, LimitOutlook, Outlook, WhyNot};
 use crate::gateway::{Generation, TIER_POLICY};
+use crate::policy::limit::Role;
 use crate::policy::precedence::{Decider, Mismatch};
 use crate::policy::router::RouteId;
 use crate::store::key::KeyKind;
@@ -231,7 +232,7 @@ pub(super) struct LimitStands {
 /// Whose bucket it is.
 #[derive(Debug, Serialize, ToSchema)]
 struct BucketKey {
-    /// `client`, `ip`, `route`, `global` or `header`.
+    /// `client`, `ip`, `network` (IPv6), `route`, `global` or `header`.
     #[schema(example = "client")]
     kind: &'static str,
     /// The client's id, the address, the route, the header's value; null: everybody's.
@@ -264,7 +265,7 @@ impl LimitStands {
             retry_after_seconds: standing.wait_ns.map(|ns| ns.div_ceil(1_000_000_000)),
             refuses: standing.refuses(),
             shadow: config.is_some_and(|config| config.is_shadow),
-            quota: config.is_some_and(|config| config.is_quota),
+            quota: config.is_some_and(|config| config.role == Role::Quota),
             shared_bucket: limit.is_overflow(),
         }
     }
@@ -274,6 +275,7 @@ fn kind(holder: HolderKind) -> &'static str {
     match holder {
         HolderKind::Client(_) => "client",
         HolderKind::Ip => "ip",
+        HolderKind::Network => "network",
         HolderKind::Route => "route",
         HolderKind::Global => "global",
         HolderKind::Header => "header",

@@ -78,13 +78,14 @@ enum Store {
     Local,
 }
 
-/// What a limit has one bucket for each of: `client`, `ip`, `route`, `global` or
-/// `{"header": NAME}`.
+/// What a limit has one bucket for each of: `client`, `ip`, `network` (of an IPv6 escalation),
+/// `route`, `global` or `{"header": NAME}`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum CountedBy {
     Client,
     Ip,
+    Network,
     Route,
     Global,
     Header(String),
@@ -95,6 +96,7 @@ impl From<&LimitKey> for CountedBy {
         match key {
             LimitKey::Client => CountedBy::Client,
             LimitKey::Ip => CountedBy::Ip,
+            LimitKey::Network => CountedBy::Network,
             LimitKey::Route => CountedBy::Route,
             LimitKey::Global => CountedBy::Global,
             LimitKey::Header(name) => CountedBy::Header(name.to_string()),

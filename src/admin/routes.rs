@@ -5,7 +5,7 @@ use super::limits::{CountedBy, LimitCharge};
 use super::resilience::{Breaker, Retry};
 use crate::config::{self, Auth};
 use crate::gateway;
-use crate::policy::limit::Limit;
+use crate::policy::limit::{Limit, Role};
 use crate::policy::precedence::Rank;
 use crate::policy::route::{HostMatch, PathMatch};
 use axum::Json;
@@ -117,7 +117,7 @@ fn view(route: &config::Route, at_work: &gateway::Route, upstreams: &[config::Up
         path: RoutePath { kind, value: path.clone() },
         upstream: upstreams.get(route.upstream).map(|upstream| upstream.name.to_string()),
         cost: cost(&route.cost),
-        limit: route.limits.iter().find(|limit| !limit.is_quota).map(OwnLimit::from),
+        limit: route.limits.iter().find(|limit| limit.role == Role::Rate).map(OwnLimit::from),
         auth: match route.auth {
             Auth::None => RouteAuth::None,
             Auth::Required => RouteAuth::Required,

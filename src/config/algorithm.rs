@@ -10,6 +10,7 @@ use super::value;
 use crate::policy::calendar::Span;
 use crate::policy::fixed_window::FixedWindow;
 use crate::policy::leaky_bucket::LeakyBucket;
+use crate::policy::limit::LimitKey;
 use crate::policy::meter::Algorithm;
 use crate::policy::rate::{Period, Rate};
 use crate::policy::sliding_window::SlidingWindow;
@@ -18,6 +19,9 @@ use crate::policy::sliding_window::SlidingWindow;
 const DEFAULT_MAX_DELAY_NS: u64 = 1_000_000_000;
 /// The longest that it may: a client that waits longer has mostly gone.
 const LONGEST_MAX_DELAY: Duration = Duration::from_secs(60);
+
+/// As many networks of 64 bits as one of 48 has.
+const MOST_ESCALATED: u64 = 65_536;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -107,6 +111,25 @@ pub(super) fn read_quota(field: &Field<'_>, report: &mut Report) -> Option<Algor
         per.and_then(|field| field.read(report, "day or month", |text| word(text, &spans, &[])));
     let window = FixedWindow::new(span?, limit?);
     fits(window, limit_field, report).map(Algorithm::FixedWindow)
+}
+
+/// Reads `ipv6_escalation`: what the addresses of one network have together.
+pub(super) fn read_escalation(
+    section: &Section<'_>,
+    key: &LimitKey,
+    algorithm: Option<&Algorithm>,
+    report: &mut Report,
+) -> Option<Algorithm> {
+    let field = section.get("ipv6_escalation")?;
+    if *key != LimitKey::Ip {
+        field.error(report, "only a limit by address has networks; add key: ip or remove the key");
+        return None;
+    }
+    let times = field.read(report, "how many times the limit", |text| {
+        value::integer(text, 2..=MOST_ESCALATED)
+    })?;
+    let escalated = algorithm?.times(times);
+    fits(escalated, Some(field), report)
 }
 
 /// Reports what does not fit at the key that says it.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::policy::breaker::BreakerPolicy;
 use crate::policy::ejection::EjectionPolicy;
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
 use crate::policy::meter::Algorithm;
 use crate::policy::rate::TokenBucket;
 use crate::policy::reload_watch::WatchPolicy;
@@ -130,18 +130,21 @@ fn bucket(bucket: &TokenBucket) -> Value {
     json!({"rate": bucket.rate_text(), "burst": bucket.burst()})
 }
 
-/// Limits in the shape of the file: a quota stands in its limit.
+/// Limits in the shape of the file: what belongs to a limit follows it here and stands in it
+/// there.
 fn limits(limits: &[Limit]) -> Vec<Value> {
-    let is_quota_of = |quota: &&Limit, limit: &Limit| {
-        quota.is_quota && quota.name.strip_suffix(":quota") == Some(&*limit.name)
-    };
-    let written = limits.iter().filter(|limit| !limit.is_quota).map(|own| {
-        let mut value = limit(own);
-        let quota = limits.iter().find(|quota| is_quota_of(quota, own));
-        value["quota"] = quota.map_or(Value::Null, quota_value);
-        value
-    });
-    written.collect()
+    let mut written: Vec<Value> = Vec::new();
+    for one in limits {
+        match (one.role, written.last_mut()) {
+            (Role::Rate, _) | (_, None) => written.push(limit(one)),
+            (Role::Quota, Some(section)) => section["quota"] = quota_value(one),
+            (Role::Escalation, Some(section)) => {
+                let own = section["burst"].as_u64().unwrap_or(1);
+                section["ipv6_escalation"] = json!(one.algorithm.burst() / own);
+            }
+        }
+    }
+    written
 }
 
 fn quota_value(quota: &Limit) -> Value {
@@ -155,7 +158,7 @@ fn quota_value(quota: &Limit) -> Value {
 fn limit(limit: &Limit) -> Value {
     let key = match &limit.key {
         LimitKey::Client => json!("client"),
-        LimitKey::Ip => json!("ip"),
+        LimitKey::Ip | LimitKey::Network => json!("ip"),
         LimitKey::Route => json!("route"),
         LimitKey::Global => json!("global"),
         LimitKey::Header(name) => json!({"header": name.as_str()}),
@@ -173,6 +176,8 @@ fn limit(limit: &Limit) -> Value {
     value["algorithm"] = json!(limit.algorithm.name());
     value["store"] = json!("local");
     value["shadow"] = json!(limit.is_shadow);
+    value["quota"] = Value::Null;
+    value["ipv6_escalation"] = Value::Null;
     value["cost"] = match limit.cost {
         LimitCost::Route => json!("route"),
         LimitCost::One => json!(1),

@@ -76,6 +76,7 @@ pub(super) const LIMIT: Keys = Keys {
         "algorithm",
         "max_delay",
         "quota",
+        "ipv6_escalation",
         "store",
         "cost",
         "shadow",
@@ -83,7 +84,18 @@ pub(super) const LIMIT: Keys = Keys {
     later: LIMIT_LATER,
 };
 pub(super) const ROUTE_LIMIT: Keys = Keys {
-    known: &["key", "rate", "burst", "algorithm", "max_delay", "quota", "store", "cost", "shadow"],
+    known: &[
+        "key",
+        "rate",
+        "burst",
+        "algorithm",
+        "max_delay",
+        "quota",
+        "ipv6_escalation",
+        "store",
+        "cost",
+        "shadow",
+    ],
     later: LIMIT_LATER,
 };
 pub(super) const QUOTA: Keys = Keys { known: &["limit", "per"], later: &[] };

@@ -6,7 +6,7 @@ use super::keys::{self, Keys};
 use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::value;
-use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS, Role};
 use crate::policy::rate::{BucketError, Rate, TokenBucket};
 use crate::policy::tier::{MAX_TIERS, Tier, Tiers};
 
@@ -120,7 +120,7 @@ pub(super) fn token_bucket(
 /// The largest burst: 2^53, up to which every number survives JSON.
 const MAX_BURST: u64 = 1 << 53;
 
-/// Reads `limits`; each quota comes behind its limit.
+/// Reads `limits`; what belongs to each comes behind it.
 pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec<Limit> {
     let Some(field) = field else { return Vec::new() };
     let mut unique = Unique::default();
@@ -140,7 +140,7 @@ pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec
     limits
 }
 
-/// Reads a route's own limit, and the quota beside it.
+/// Reads a route's own limit, and what belongs to it.
 pub(super) fn read_route_limit(field: &Field<'_>, route: &str, report: &mut Report) -> Vec<Limit> {
     const KEYS: &Keys = &keys::ROUTE_LIMIT;
     match field.section(report, KEYS) {
@@ -149,7 +149,7 @@ pub(super) fn read_route_limit(field: &Field<'_>, route: &str, report: &mut Repo
     }
 }
 
-/// Reads a limit; its quota comes behind it.
+/// Reads a limit; what belongs to it comes behind it.
 fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Vec<Limit> {
     section.value("store", report, "local", |text| word(text, &[("local", ())], &["shared"]));
     let costs = [("route", LimitCost::Route), ("1", LimitCost::One)];
@@ -162,17 +162,20 @@ fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Vec<Limit> {
     let algorithm = algorithm::read(section, report);
     let quota = section.get("quota").and_then(|field| algorithm::read_quota(field, report));
     let Some(key) = key else { return Vec::new() };
-    let limit = |name: String, algorithm, is_quota| Limit {
-        name: name.into(),
-        key: key.clone(),
+    let escalated = algorithm::read_escalation(section, &key, algorithm.as_ref(), report);
+    let limit = |suffix: &str, key, algorithm, role| Limit {
+        name: format!("{name}{suffix}").into(),
+        key,
         algorithm,
         cost: cost.unwrap_or(LimitCost::Route),
         is_shadow: is_shadow.unwrap_or(false),
-        is_quota,
+        role,
     };
-    let rate = algorithm.map(|algorithm| limit(name.to_owned(), algorithm, false));
-    let quota = quota.map(|algorithm| limit(format!("{name}:quota"), algorithm, true));
-    rate.into_iter().chain(quota).collect()
+    let rate = algorithm.map(|algorithm| limit("", key.clone(), algorithm, Role::Rate));
+    let quota = quota.map(|algorithm| limit(":quota", key, algorithm, Role::Quota));
+    let escalation = escalated
+        .map(|algorithm| limit(":network", LimitKey::Network, algorithm, Role::Escalation));
+    rate.into_iter().chain(quota).chain(escalation).collect()
 }
 
 fn limit_key(field: &Field<'_>, report: &mut Report) -> Option<LimitKey> {

@@ -38,7 +38,7 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// What a request costs.
     pub cost: Cost,
-    /// A limit of its own, named `route:<name>`, and the quota beside it.
+    /// A limit of its own, named `route:<name>`, and what belongs to it.
     pub limits: Vec<Limit>,
     /// The largest request body in bytes; none: any.
     pub max_body: Option<u64>,

@@ -10,7 +10,7 @@ use super::refusal::{Refusal, Stage, Wait};
 use super::toll::{self, Demands, Holder, Moment, Toll};
 use super::{check_length, find_route, host_name};
 use crate::gateway::{Gateway, Generation};
-use crate::policy::limit::Limit;
+use crate::policy::limit::{Limit, NETWORK_PREFIX};
 use crate::policy::path::{self, Target};
 use crate::policy::precedence::{self, Decider, Mismatch, Rank};
 use crate::policy::router::RouteId;
@@ -87,6 +87,8 @@ pub enum HolderKind {
     Client(KeyKind),
     /// An address.
     Ip,
+    /// An IPv6 network.
+    Network,
     /// A route.
     Route,
     /// Everybody.
@@ -278,6 +280,7 @@ fn holder(
             (HolderKind::Client(identity.kind), Some(identity.name.to_string()))
         }
         Holder::Ip(ip) => (HolderKind::Ip, Some(ip.to_string())),
+        Holder::Network(ip) => (HolderKind::Network, Some(format!("{ip}/{NETWORK_PREFIX}"))),
         Holder::Route(route) => {
             (HolderKind::Route, Some(generation.route_config(route).name.to_string()))
         }

@@ -4,14 +4,13 @@ use super::client::Caller;
 use super::refusal::Refusal;
 use crate::clock;
 use crate::gateway::{Gateway, Generation, Policy, has_bounded_keys};
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, NETWORK_PREFIX};
 use crate::policy::meter::Meter;
 use crate::policy::router::RouteId;
 use crate::registry::identity::client_ip;
 use crate::store::key::{Digest, Key, KeyKind};
 use crate::store::limiter::{Demand, MAX_LIMITS_PER_REQUEST, Receipt, Standing, Verdict};
 use crate::store::table::Class;
-use arrayvec::ArrayVec;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
 use std::net::IpAddr;
@@ -54,6 +53,8 @@ pub enum Holder<'a> {
     Client(&'a Caller),
     /// The address, cut to the client's prefix.
     Ip(IpAddr),
+    /// The address' network, where that is an IPv6 one.
+    Network(IpAddr),
     /// The route.
     Route(RouteId),
     /// Everybody together.
@@ -72,6 +73,7 @@ impl<'a> Holder<'a> {
             LimitKey::Ip => {
                 Holder::Ip(client_ip(toll.source, generation.config.clients.ipv6_prefix))
             }
+            LimitKey::Network => Holder::Network(client_ip(toll.source, NETWORK_PREFIX)),
             LimitKey::Route => Holder::Route(toll.route),
             LimitKey::Global => Holder::Global,
             LimitKey::Header(name) => {
@@ -85,7 +87,7 @@ impl<'a> Holder<'a> {
     pub fn digest(self, gateway: &Gateway, generation: &Generation) -> Digest {
         match self {
             Holder::Client(caller) => caller.digest,
-            Holder::Ip(ip) => gateway.limiter.ip_digest(ip),
+            Holder::Ip(ip) | Holder::Network(ip) => gateway.limiter.ip_digest(ip),
             Holder::Route(route) => generation.route(route).digest,
             Holder::Global => gateway.limiter.digest(KeyKind::Global, b""),
             Holder::Header(_, value) => gateway.limiter.digest(KeyKind::HeaderValue, value),
@@ -93,8 +95,9 @@ impl<'a> Holder<'a> {
     }
 }
 
-/// What a request is to be charged, at most.
-pub type Demands<'a> = ArrayVec<Demand<'a>, MAX_LIMITS_PER_REQUEST>;
+/// What a request is to be charged, at most. Few requests meet more than these; for those there
+/// is an allocation.
+pub type Demands<'a> = SmallVec<[Demand<'a>; 8]>;
 
 /// What came of a charge.
 pub struct Charged {
@@ -199,7 +202,7 @@ pub fn enforced<'a>(
         meter: Meter::TokenBucket(toll.caller.identity.standing.bucket(&generation.config.tiers)),
         cost: demander.cost,
     };
-    let limits = generation.limits_of(toll.route).filter(|(_, limit, _)| !limit.is_shadow);
+    let limits = limits_met(toll, generation).filter(|(_, limit, _)| !limit.is_shadow);
     let others = limits.map(|limit| demander.demand(limit));
     let mut demands: Demands<'a> =
         std::iter::once(tier).chain(others).take(MAX_LIMITS_PER_REQUEST).collect();
@@ -219,8 +222,18 @@ pub fn shadows<'a>(
     at: Moment,
 ) -> Demands<'a> {
     let demander = Demander::new(toll, gateway, generation, at);
-    let limits = generation.limits_of(toll.route).filter(|(_, limit, _)| limit.is_shadow);
+    let limits = limits_met(toll, generation).filter(|(_, limit, _)| limit.is_shadow);
     limits.take(MAX_LIMITS_PER_REQUEST).map(|limit| demander.demand(limit)).collect()
+}
+
+/// The limits that apply to the request, as in [`Generation::limits_of`].
+fn limits_met<'a>(
+    toll: &Toll<'_>,
+    generation: &'a Generation,
+) -> impl Iterator<Item = (usize, &'a Limit, &'a Policy)> {
+    let is_ipv6 = toll.source.to_canonical().is_ipv6();
+    let limits = generation.limits_of(toll.route);
+    limits.filter(move |(_, limit, _)| is_ipv6 || limit.key != LimitKey::Network)
 }
 
 /// What the demands of one request have in common.

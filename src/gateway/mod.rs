@@ -15,7 +15,7 @@ pub mod table_metrics;
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, RouteMetrics};
-use crate::policy::limit::{Limit, LimitKey};
+use crate::policy::limit::{Limit, LimitKey, MAX_ROLES};
 use crate::policy::router::{RouteId, Router};
 use crate::policy::tier::TierId;
 use crate::registry::{KnownClients, Registry};
@@ -36,9 +36,6 @@ use std::sync::{Arc, OnceLock};
 
 /// The name of the policy every client has: its tier's bucket or its own limit.
 pub const TIER_POLICY: &str = "tier";
-
-/// Policies of a route's own at the most: a limit and the quota beside it.
-const MAX_OWN_LIMITS: usize = 2;
 
 /// State that outlives a configuration, and the current generation.
 pub struct Gateway {
@@ -161,7 +158,7 @@ pub struct Route {
     pub outcomes: Outcomes,
     /// The circuit its requests pass: its own, or its upstream's.
     pub circuit: Arc<Circuit>,
-    /// The policies of its own limit and of the quota beside it.
+    /// The policies of its own limit.
     pub limits: Vec<Arc<Policy>>,
     /// Refusals by tier and policy, counted under handles made at the first refusal.
     refusals: OnceLock<Box<[OnceLock<IntCounter>]>>,
@@ -261,7 +258,7 @@ impl Generation {
     /// Counts a 429 of `policy` (an index as in [`limits_of`](Generation::limits_of)), or one
     /// that it would have been if the limit was not a shadow.
     pub fn count_refusal(&self, metrics: &Metrics, route: RouteId, tier: u16, policy: usize) {
-        let policies = 1 + self.limits.len() + MAX_OWN_LIMITS;
+        let policies = 1 + self.limits.len() + MAX_ROLES;
         let counters = self
             .route(route)
             .refusals

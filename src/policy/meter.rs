@@ -12,11 +12,23 @@
 //! behind a call, where they cost it nothing.
 
 use super::calendar::Span;
-use super::fixed_window::{self, FixedWindow};
+use super::fixed_window::{self, FixedWindow, WindowError};
 use super::gcra::{self, Answer, Level};
 use super::leaky_bucket::{self, LeakyBucket};
-use super::rate::{Period, TokenBucket};
+use super::rate::{BucketError, Period, TokenBucket};
 use super::sliding_window::{self, SlidingWindow};
+use thiserror::Error;
+
+/// Why figures do not make a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NotRepresentable {
+    /// As a bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// As a window.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+}
 
 /// How a limit decides, with its figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +68,28 @@ impl Algorithm {
             Algorithm::SlidingWindow(window) => Meter::SlidingWindow(window),
             Algorithm::LeakyBucket(bucket) => Meter::LeakyBucket(bucket),
         }
+    }
+
+    /// The same with so many times the rate and the burst.
+    ///
+    /// # Errors
+    /// When that is beyond what the algorithm can count.
+    pub fn times(&self, times: u64) -> Result<Algorithm, NotRepresentable> {
+        Ok(match self {
+            Algorithm::TokenBucket(bucket) => Algorithm::TokenBucket(bucket.times(times)?),
+            Algorithm::LeakyBucket(bucket) => {
+                let drain = bucket.drain().times(times)?;
+                Algorithm::LeakyBucket(LeakyBucket::new(drain, bucket.max_delay_ns()))
+            }
+            Algorithm::FixedWindow(window) => {
+                let tokens = window.tokens().saturating_mul(times);
+                Algorithm::FixedWindow(FixedWindow::new(window.span(), tokens)?)
+            }
+            Algorithm::SlidingWindow(window) => {
+                let tokens = window.tokens().saturating_mul(times);
+                Algorithm::SlidingWindow(SlidingWindow::new(window.period(), tokens)?)
+            }
+        })
     }
 
     /// Its name in the configuration.

@@ -5,15 +5,15 @@ use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::table::{Charge, Class, Payment, Place, Table};
 use crate::policy::gcra::Answer;
 use crate::policy::leaky_bucket;
-use crate::policy::limit::MAX_LIMITS;
+use crate::policy::limit::{MAX_LIMITS, MAX_ROLES};
 use crate::policy::meter::Meter;
 use crate::policy::rate::TokenBucket;
 use smallvec::SmallVec;
 use std::net::IpAddr;
 
-/// The most policies one request can meet: those of the configuration and the route's own, each
-/// with a quota beside it, and its client's tier.
-pub const MAX_LIMITS_PER_REQUEST: usize = 2 * (MAX_LIMITS + 1) + 1;
+/// The most policies one request can meet: those of the configuration, those of the route's own
+/// limit, and its client's tier.
+pub const MAX_LIMITS_PER_REQUEST: usize = MAX_ROLES * (MAX_LIMITS + 1) + 1;
 
 /// One limit that applies to a request.
 #[derive(Debug, Clone, Copy)]

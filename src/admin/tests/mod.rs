@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::handover::Upgrader;
 use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
 use crate::policy::meter::{Algorithm, Meter};
 use crate::policy::rate::{Period, Rate, TokenBucket};
 use crate::policy::route::{HostMatch, PathMatch};
@@ -190,7 +190,7 @@ fn limit(name: &str, key: LimitKey, cost: LimitCost) -> Limit {
         algorithm: Algorithm::TokenBucket(per_day(10, 20)),
         cost,
         is_shadow: false,
-        is_quota: false,
+        role: Role::Rate,
     }
 }
 

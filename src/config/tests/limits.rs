@@ -3,6 +3,7 @@
 use super::{errors, good, refused, with_route};
 use crate::config::{Config, effective};
 use crate::policy::calendar::Span;
+use crate::policy::limit::{LimitKey, Role};
 use crate::policy::meter::Algorithm;
 use crate::policy::rate::Period;
 
@@ -20,9 +21,12 @@ fn every_key_of_limits_is_read() {
     let names = |config: &Config| -> Vec<String> {
         config.limits.iter().map(|limit| limit.name.to_string()).collect()
     };
-    assert_eq!(names(&config), ["tenant", "tenant:quota", "windows", "slides"]);
-    let [tenant, quota, windows, slides] = &config.limits[..] else { panic!("four") };
-    assert_eq!((&quota.key, quota.cost, quota.is_quota), (&tenant.key, tenant.cost, true));
+    assert_eq!(names(&config), ["tenant", "tenant:quota", "windows", "slides", "slides:network"]);
+    let [tenant, quota, windows, slides, network] = &config.limits[..] else { panic!("five") };
+    assert_eq!((&network.key, network.role), (&LimitKey::Network, Role::Escalation));
+    let Algorithm::SlidingWindow(hot) = &network.algorithm else { panic!("a window") };
+    assert_eq!((hot.period(), hot.tokens()), (Period::Minute, 90 * 16));
+    assert_eq!((&quota.key, quota.cost, quota.role), (&tenant.key, tenant.cost, Role::Quota));
     let Algorithm::FixedWindow(month) = &quota.algorithm else { panic!("a window") };
     assert_eq!((month.span(), month.tokens()), (Span::Month, 1_000_000));
     assert!(windows.is_shadow && !slides.is_shadow && !tenant.is_shadow);
@@ -79,6 +83,12 @@ fn what_a_limit_cannot_be_is_refused_with_what_it_could() {
             "limits[0].quota.limit: 68719476736 tokens a day are more than",
         ),
         ("rate: 1/s, burst: 1, shadow: maybe", "limits[0].shadow"),
+        ("rate: 1/s, burst: 1, ipv6_escalation: 16", "limits[0].ipv6_escalation: only a limit by"),
+        ("rate: 1/s, burst: 1, key: ip, ipv6_escalation: 1", "limits[0].ipv6_escalation"),
+        (
+            "rate: 9000/s, key: ip, algorithm: sliding_window, ipv6_escalation: 2",
+            "limits[0].ipv6_escalation: 18000 tokens a second are more than",
+        ),
     ];
     let cases = cases.map(|(text, message)| (limits(text), message));
     refused(&cases.each_ref().map(|(text, message)| (&**text, *message)));
@@ -92,6 +102,7 @@ fn limits_are_shown_as_they_can_be_written() {
     assert_eq!(limits.as_array().map(Vec::len), Some(3), "{limits}");
     assert_eq!(limits[0]["quota"], serde_json::json!({"limit": 1_000_000, "per": "month"}));
     assert_eq!(limits[1]["algorithm"], "fixed_window");
+    assert_eq!(limits[2]["ipv6_escalation"], 16);
     assert_eq!(limits[1]["shadow"], true);
     let own = &shown["routes"][0]["limit"];
     assert_eq!((&own["max_delay"], &own["name"]), (&"250ms".into(), &serde_json::Value::Null));

@@ -3,7 +3,6 @@
 
 mod references;
 
-use super::super::fixed_window::WindowError;
 use super::*;
 use crate::policy::rate::Rate;
 use proptest::prelude::*;
@@ -83,13 +82,17 @@ enum Expected {
     Never,
 }
 
+/// Milliseconds since the start, cost, and what comes of it.
+type Step = (u64, u32, Expected);
+/// Milliseconds since the start, tokens left, and milliseconds until all are back.
+type Look = (u64, u64, u64);
+
 use Expected::{Never, Pass, Wait};
 
 #[test]
 fn every_algorithm_does_what_its_case_says() {
     let second = Span::Period(Period::Second);
-    // (milliseconds since the start, cost, what comes of it)
-    let cases: [(Algorithm, &[(u64, u32, Expected)]); 7] = [
+    let cases: [(Algorithm, &[Step]); 7] = [
         (
             token_bucket(10, 2),
             &[
@@ -185,8 +188,8 @@ fn every_algorithm_does_what_its_case_says() {
 #[test]
 fn levels_tell_what_is_left_and_when_all_is_back() {
     let second = Span::Period(Period::Second);
-    // After three tokens at 300 ms: at, tokens, milliseconds until full.
-    let cases: [(Algorithm, &[(u64, u64, u64)]); 4] = [
+    // After three tokens at 300 ms.
+    let cases: [(Algorithm, &[Look]); 4] = [
         (token_bucket(10, 5), &[(300, 2, 300), (400, 3, 200), (600, 5, 0)]),
         (fixed(second, 5), &[(300, 2, 700), (999, 2, 1), (1_000, 5, 0)]),
         (

@@ -62,7 +62,7 @@ fn threads_that_give_back_half_leave_exactly_the_other_half() {
                 let Charge::Taken { state, place } = charge(&table, &algorithm, 1, START) else {
                     panic!("refused")
                 };
-                if (turn + id as u64) % 2 == 0 {
+                if (turn + id as u64).is_multiple_of(2) {
                     kept += 1;
                     continue;
                 }

@@ -5,7 +5,9 @@ use std::collections::{HashMap, VecDeque};
 
 /// Which month a time lies in, by counting days.
 fn month_of(now: u64) -> u64 {
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let (mut day, mut month) = (now / (86_400 * SECOND), 0);
     loop {
         let february = if is_leap(1970 + month / 12) { 29 } else { 28 };
