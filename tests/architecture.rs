@@ -76,7 +76,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("remote", &["config"]),
     (
         "simulate",
-        &["clock", "config", "decision", "gateway", "metrics", "policy", "registry", "store"],
+        &["clock", "config", "decision", "gateway", "metrics", "policy", "store"],
     ),
     ("demo", &["app", "config"]),
     (
