@@ -56,6 +56,55 @@ impl RunningGateway {
     }
 }
 
+/// A request to be explained.
+#[derive(Debug, Args)]
+pub struct Question {
+    /// Its path, with the query if there is one.
+    #[arg(long, required_unless_present = "trace_id")]
+    path: Option<String>,
+    /// Its method.
+    #[arg(long, default_value = "GET", conflicts_with = "trace_id")]
+    method: String,
+    /// Its host.
+    #[arg(long, conflicts_with = "trace_id")]
+    host: Option<String>,
+    /// The client that it names, by whatever header or API key.
+    #[arg(long, value_name = "ID", conflicts_with = "trace_id")]
+    client: Option<String>,
+    /// The address it comes from.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "trace_id")]
+    ip: Option<String>,
+    /// A header of it; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", conflicts_with = "trace_id")]
+    headers: Vec<String>,
+    /// The trace id of a request that was refused.
+    #[arg(long, value_name = "ID", conflicts_with = "path")]
+    trace_id: Option<String>,
+}
+
+impl Question {
+    /// The question as names and values.
+    pub fn parameters(&self) -> Vec<(String, &str)> {
+        if let Some(trace_id) = &self.trace_id {
+            return vec![("trace_id".to_owned(), trace_id)];
+        }
+        let named = [
+            ("method", Some(&self.method)),
+            ("path", self.path.as_ref()),
+            ("host", self.host.as_ref()),
+            ("client", self.client.as_ref()),
+            ("ip", self.ip.as_ref()),
+        ];
+        let named =
+            named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.as_str())));
+        let headers = self.headers.iter().map(|header| {
+            let (name, value) = header.split_once(':').unwrap_or((header, ""));
+            (format!("header.{}", name.trim()), value.trim())
+        });
+        named.chain(headers).collect()
+    }
+}
+
 /// What `tollgate` can be told to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -102,6 +151,32 @@ pub enum Command {
         /// Whom to ask.
         #[command(flatten)]
         gateway: RunningGateway,
+    },
+    /// Ask the running gateway what would become of a request, and why; or what became of one
+    /// that was refused.
+    ///
+    /// Nothing is charged for it. The exit status is 0 when there is an answer, whatever it says,
+    /// 64 when the question is wrong, 69 when no gateway answers.
+    Explain {
+        /// Whom to ask.
+        #[command(flatten)]
+        gateway: RunningGateway,
+        /// The request.
+        #[command(flatten)]
+        question: Question,
+    },
+    /// Replay an access log through a configuration and list who would be refused.
+    ///
+    /// The log is one of Tollgate's own in JSON. Time passes as in the log; nothing is sent
+    /// anywhere. The exit status is 0 when it was replayed, 64 when the configuration is wrong, 66
+    /// when it or the log cannot be read.
+    Simulate {
+        /// The configuration to try.
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The access log; `-` is standard input.
+        #[arg(value_name = "ACCESS_LOG")]
+        log: PathBuf,
     },
     /// Serve the shipped configuration on loopback with a sample upstream, and print what to
     /// try.

@@ -9,6 +9,8 @@
 //!   [`upstream`] the servers and whose turn it is.
 //! - [`gateway`] holds one generation of policy and the state that outlives it; [`reload`]
 //!   replaces the generation, [`handover`] the process.
+//! - [`decision`] says what becomes of a request before an upstream is asked: for the proxy, and
+//!   for whoever wants to know beforehand; [`simulate`] asks it about a whole access log.
 //! - [`wire`] lets only well-formed requests through to Pingora, one at a time; [`proxy`] is
 //!   Pingora's phases over the policies; [`admin`] is the API to steer it by.
 //! - [`metrics`], [`telemetry`], [`lifecycle`] and [`clock`] serve them all, and [`app`] puts
@@ -22,6 +24,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod decision;
 pub mod demo;
 pub mod gateway;
 pub mod handover;
@@ -32,6 +35,7 @@ pub mod proxy;
 pub mod registry;
 pub mod reload;
 pub mod remote;
+pub mod simulate;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -2,13 +2,15 @@
 //! sysexits.h has it.
 
 use clap::Parser;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use tollgate::app::{self, Announce, Launch, Origin};
-use tollgate::cli::{self, Arguments, Command, manual};
+use tollgate::cli::{self, Arguments, Command, Question, manual};
 use tollgate::config::{self, LoadError, Loaded};
 use tollgate::remote::{self, Answer, Remote};
+use tollgate::simulate::{self, Progress};
 use tollgate::{demo, telemetry};
 
 /// Allocates for the whole program; takes a tenth less CPU for each request than the
@@ -18,6 +20,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit codes of sysexits.h.
 const EX_USAGE: u8 = 64;
+const EX_NOINPUT: u8 = 66;
 const EX_UNAVAILABLE: u8 = 69;
 
 fn main() -> ExitCode {
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
         Command::Reload { gateway, to } => reload(&gateway.path(), to),
         Command::Upgrade { gateway } => upgrade(&gateway.path()),
         Command::Status { gateway } => status(&gateway.path()),
+        Command::Explain { gateway, question } => explain(&gateway.path(), &question),
+        Command::Simulate { file, log } => simulate(&file.path(), &log),
         Command::Demo => serve(demo::run),
         Command::Ready { address, path, any_status } => ready(address, &path, any_status),
         Command::Completions { shell } => {
@@ -111,6 +116,36 @@ fn status(file: &Path) -> Outcome {
         answers.push(answer.body);
     }
     print(&remote::describe_status(&answers));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(file: &Path, question: &Question) -> Outcome {
+    let remote = remote(file)?;
+    let answer = ask(&remote, "GET", &remote::explain_path(&question.parameters()))?;
+    let text = remote::describe_explanation(&answer);
+    match answer.status {
+        200 => {
+            print(&text);
+            Ok(ExitCode::SUCCESS)
+        }
+        status => {
+            say(text.trim_end());
+            Err(if status == 400 { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+fn simulate(file: &Path, log: &Path) -> Outcome {
+    let loaded = load(file)?;
+    let replayed = simulate::open(log).and_then(|source| {
+        let progress = Progress::new(source.bytes(), std::io::stderr().is_terminal());
+        simulate::replay(&loaded.config, source, progress)
+    });
+    let report = replayed.map_err(|error| {
+        say(&format!("tollgate: {} cannot be replayed: {error:#}", log.display()));
+        ExitCode::from(EX_NOINPUT)
+    })?;
+    print(&report.to_string());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,8 +3,10 @@
 //! They read the same file as the gateway, for the API's address and token. One request on a
 //! connection of its own; a client library would be larger than all of this.
 
+mod explanation;
 mod screen;
 
+pub use explanation::{describe_explanation, explain_path};
 pub use screen::{SCREEN_PATHS, describe_status};
 
 use crate::config::Admin;

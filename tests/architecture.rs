@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 450;
 
 /// Which modules of the crate each may import. Who is not here may import everything.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 22] = [
     ("policy", &[]),
     ("cli", &[]),
     ("clock", &[]),
@@ -34,10 +34,15 @@ const ALLOWED: [(&str, &[&str]); 20] = [
         &["clock", "config", "lifecycle", "metrics", "policy", "registry", "store", "upstream"],
     ),
     (
+        "decision",
+        &["clock", "config", "gateway", "policy", "registry", "store", "upstream", "wire"],
+    ),
+    (
         "proxy",
         &[
             "clock",
             "config",
+            "decision",
             "gateway",
             "lifecycle",
             "metrics",
@@ -54,6 +59,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
         &[
             "clock",
             "config",
+            "decision",
             "gateway",
             "handover",
             "lifecycle",
@@ -68,6 +74,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ),
     ("reload", &["clock", "config", "gateway", "metrics", "policy"]),
     ("remote", &["config"]),
+    ("simulate", &["clock", "config", "decision", "gateway", "metrics", "policy", "store"]),
     ("demo", &["app", "config"]),
     (
         "app",
@@ -75,6 +82,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "admin",
             "clock",
             "config",
+            "decision",
             "demo",
             "gateway",
             "handover",

@@ -307,8 +307,8 @@ fn keys_of_later_work_are_refused_by_name() {
         ("redis: {url: 'redis://127.0.0.1'}", "redis is not available yet"),
         ("server: {tls: {cert: x}}", "tls is not available yet"),
         (
-            "limits: [{name: l, rate: 1/s, burst: 1, shadow: true}]",
-            "limits[0].shadow: shadow is not available yet",
+            "limits: [{name: l, rate: 1/s, burst: 1, on_store_failure: deny}]",
+            "limits[0].on_store_failure: on_store_failure is not available yet",
         ),
     ]);
 }

@@ -17,6 +17,7 @@ use governor::{Quota, RateLimiter};
 use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
+use tollgate::policy::meter::Meter;
 use tollgate::policy::rate::{Period, Rate, TokenBucket};
 use tollgate::store::key::{Digest, Key, KeyHasher, KeyKind};
 use tollgate::store::limiter::{Demand, Limiter, Receipt, Verdict};
@@ -71,7 +72,8 @@ impl Ours {
 
     fn demand(&self, policy: usize, holder: Digest) -> Demand<'_> {
         let key = Key::new(self.policies[policy], holder);
-        Demand { policy, key, class: Class::Unregistered, bucket: &self.bucket, cost: 1 }
+        let meter = Meter::TokenBucket(&self.bucket);
+        Demand { policy, key, class: Class::Unregistered, meter, cost: 1 }
     }
 
     fn decide(&self, client: &ClientId) -> bool {
@@ -148,7 +150,7 @@ fn table(criterion: &mut Criterion) {
         .collect();
     let slow = bucket(1, 1_000);
     let charge = |table: &Table, key: Key| {
-        black_box(table.charge(key, Class::Unregistered, &slow, &slow, 1, NOW));
+        black_box(table.charge(key, Class::Unregistered, Meter::TokenBucket(&slow), &slow, 1, NOW));
     };
     let mut group = criterion.benchmark_group("table");
     group.throughput(criterion::Throughput::Elements(keys.len() as u64));

@@ -172,7 +172,7 @@ fn find(app: &AdminState, name: &str) -> Result<Arc<Circuit>, Problem> {
     })
 }
 
-fn view(circuit: &Circuit) -> CircuitBreaker {
+pub(super) fn view(circuit: &Circuit) -> CircuitBreaker {
     let now_ns = clock::now_ns();
     let now = clock::timestamp();
     // The breaker's clock has no calendar, so what is shown is reckoned from the present.

@@ -8,7 +8,8 @@ use super::problem::{BadInput, Problem, described};
 use super::{AdminState, App};
 use crate::clock;
 use crate::gateway::{Generation, TIER_POLICY};
-use crate::policy::limit::LimitKey;
+use crate::policy::limit::{LimitKey, NETWORK_PREFIX};
+use crate::policy::meter::Algorithm;
 use crate::policy::rate::{BucketError, TokenBucket};
 use crate::registry::identity::client_ip;
 use crate::registry::{MAX_CLIENT_ID, RegistryFull, Standing, is_client_id};
@@ -238,7 +239,13 @@ fn client(app: &AdminState, id: &str) -> Client {
     let standing = app.gateway.registry.standing(id, &generation.known, tiers);
     let holders = [KeyKind::Header, KeyKind::ApiKey]
         .map(|kind| app.gateway.limiter.digest(kind, id.as_bytes()));
-    view(app, &generation, id.to_owned(), &standing, &Holders { client: &holders, ip: &[] })
+    view(
+        app,
+        &generation,
+        id.to_owned(),
+        &standing,
+        &Holders { client: &holders, ip: &[], network: &[] },
+    )
 }
 
 fn address(app: &AdminState, ip: IpAddr) -> Client {
@@ -247,13 +254,17 @@ fn address(app: &AdminState, ip: IpAddr) -> Client {
     let ip = client_ip(ip, generation.config.clients.ipv6_prefix);
     let name = ip.to_string();
     let holder = [app.gateway.limiter.ip_digest(ip)];
-    view(app, &generation, name, &standing, &Holders { client: &holder, ip: &holder })
+    let network = [app.gateway.limiter.ip_digest(client_ip(ip, NETWORK_PREFIX))];
+    let network = if ip.is_ipv6() { &network[..] } else { &[] };
+    let holders = Holders { client: &holder, ip: &holder, network };
+    view(app, &generation, name, &standing, &holders)
 }
 
 /// The digests under which a client's buckets may be, by what a limit counts by.
 struct Holders<'a> {
     client: &'a [Digest],
     ip: &'a [Digest],
+    network: &'a [Digest],
 }
 
 /// Reads a client's buckets, all at one time.
@@ -270,12 +281,13 @@ impl Reader<'_> {
         &self,
         name: &str,
         policy: Digest,
-        bucket: &TokenBucket,
+        algorithm: &Algorithm,
         holders: &[Digest],
     ) -> Option<ClientLimit> {
         let standings = holders.iter().map(|&holder| {
             let key = Key::new(policy, holder);
-            let demand = Demand { policy: 0, key, class: self.class, bucket, cost: 1 };
+            let meter = algorithm.meter(self.now, clock::utc_ns_at);
+            let demand = Demand { policy: 0, key, class: self.class, meter, cost: 1 };
             self.limiter.peek(&demand, self.now)
         });
         let emptiest =
@@ -284,7 +296,7 @@ impl Reader<'_> {
             policy: name.to_owned(),
             tokens_remaining: emptiest.tokens,
             capacity: emptiest.burst,
-            refill_rate: bucket.rate_per_second(),
+            refill_rate: algorithm.rate_per_second(),
             retry_after_seconds: emptiest.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
         })
     }
@@ -303,18 +315,19 @@ fn view(
         false => Class::Unregistered,
     };
     let reader = Reader { limiter: &app.gateway.limiter, class, now: clock::now_ns() };
-    let bucket = standing.bucket(&config.tiers);
-    let tier = reader.read(TIER_POLICY, generation.tier_digest, bucket, holders.client);
+    let bucket = Algorithm::TokenBucket(*standing.bucket(&config.tiers));
+    let tier = reader.read(TIER_POLICY, generation.tier_digest, &bucket, holders.client);
     let global = config.limits.iter().zip(&generation.limits);
     let routes = config.routes.iter().zip(&generation.routes);
-    let own = routes.filter_map(|(config, route)| config.limit.as_ref().zip(route.limit.as_ref()));
+    let own = routes.flat_map(|(config, route)| config.limits.iter().zip(&route.limits));
     let further = global.chain(own).filter_map(|(limit, policy)| {
         let holders = match limit.key {
             LimitKey::Client => holders.client,
             LimitKey::Ip => holders.ip,
+            LimitKey::Network => holders.network,
             LimitKey::Route | LimitKey::Global | LimitKey::Header(_) => &[],
         };
-        reader.read(&limit.name, policy.digest, &limit.bucket, holders)
+        reader.read(&limit.name, policy.digest, &limit.algorithm, holders)
     });
     Client {
         client,

@@ -28,13 +28,17 @@ struct CountedLimit {
     #[schema(example = "route:users")]
     policy: String,
     key: CountedBy,
+    #[schema(example = "token_bucket")]
+    algorithm: &'static str,
     #[schema(example = "100/m")]
     rate: String,
     burst: u64,
     cost: LimitCharge,
+    /// Whether it refuses nothing and only counts what it would.
+    shadow: bool,
     /// Requests it admitted.
     allowed: u64,
-    /// Requests it refused.
+    /// Requests it refused, or would have refused if it was not a shadow.
     limited: u64,
 }
 
@@ -74,13 +78,14 @@ enum Store {
     Local,
 }
 
-/// What a limit has one bucket for each of: `client`, `ip`, `route`, `global` or
-/// `{"header": NAME}`.
+/// What a limit has one bucket for each of: `client`, `ip`, `network` (of an IPv6 escalation),
+/// `route`, `global` or `{"header": NAME}`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum CountedBy {
     Client,
     Ip,
+    Network,
     Route,
     Global,
     Header(String),
@@ -91,6 +96,7 @@ impl From<&LimitKey> for CountedBy {
         match key {
             LimitKey::Client => CountedBy::Client,
             LimitKey::Ip => CountedBy::Ip,
+            LimitKey::Network => CountedBy::Network,
             LimitKey::Route => CountedBy::Route,
             LimitKey::Global => CountedBy::Global,
             LimitKey::Header(name) => CountedBy::Header(name.to_string()),
@@ -123,7 +129,7 @@ pub(super) async fn limits(State(app): App) -> Json<Limits> {
     let generation = app.gateway.generation();
     let global = generation.config.limits.iter().zip(&generation.limits);
     let routes = generation.config.routes.iter().zip(&generation.routes);
-    let own = routes.filter_map(|(config, route)| config.limit.as_ref().zip(route.limit.as_ref()));
+    let own = routes.flat_map(|(config, route)| config.limits.iter().zip(&route.limits));
     let tiers = generation.config.tiers.iter().zip(&generation.tiers);
     Json(Limits {
         limits: global.chain(own).map(|(limit, policy)| counted(limit, policy)).collect(),
@@ -146,9 +152,11 @@ fn counted(limit: &Limit, policy: &Policy) -> CountedLimit {
     CountedLimit {
         policy: limit.name.to_string(),
         key: (&limit.key).into(),
-        rate: limit.bucket.rate_text(),
-        burst: limit.bucket.burst(),
+        algorithm: limit.algorithm.name(),
+        rate: limit.algorithm.rate_text(),
+        burst: limit.algorithm.burst(),
         cost: limit.cost.into(),
+        shadow: limit.is_shadow,
         allowed: policy.allowed.load(Ordering::Relaxed),
         limited: policy.limited.load(Ordering::Relaxed),
     }

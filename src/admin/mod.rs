@@ -8,6 +8,8 @@ mod body;
 mod circuits;
 mod clients;
 mod config;
+mod explain;
+mod explained;
 mod guard;
 mod health;
 mod history;
@@ -15,6 +17,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod problem;
+mod refusals;
 mod reload;
 mod resilience;
 mod routes;
@@ -88,6 +91,8 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .routes(routes!(health::ready))
         .routes(routes!(routes::routes))
         .routes(routes!(limits::limits))
+        .routes(routes!(refusals::top))
+        .routes(routes!(explain::explain))
         .routes(routes!(circuits::circuits))
         .routes(routes!(circuits::force))
         .routes(routes!(upstreams::upstreams))

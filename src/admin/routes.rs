@@ -5,12 +5,12 @@ use super::limits::{CountedBy, LimitCharge};
 use super::resilience::{Breaker, Retry};
 use crate::config::{self, Auth};
 use crate::gateway;
-use crate::policy::limit::Limit;
+use crate::policy::limit::{Limit, Role};
+use crate::policy::precedence::Rank;
 use crate::policy::route::{HostMatch, PathMatch};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -43,7 +43,7 @@ pub(super) struct Route {
 
 /// The paths a route takes.
 #[derive(Debug, Serialize, ToSchema)]
-struct RoutePath {
+pub(super) struct RoutePath {
     kind: PathKind,
     value: String,
 }
@@ -95,44 +95,9 @@ pub(super) async fn routes(State(app): App) -> Json<Vec<Route>> {
     let generation = app.gateway.generation();
     let mut routes: Vec<_> = generation.config.routes.iter().zip(&generation.routes).collect();
     // The sort is stable, which leaves equals in the order of the file.
-    routes.sort_by_cached_key(|(route, _)| rank(route));
+    routes.sort_by_cached_key(|(route, _)| Rank::of(route.matching()));
     let upstreams = &generation.config.upstreams;
     Json(routes.into_iter().map(|(route, at_work)| view(route, at_work, upstreams)).collect())
-}
-
-/// What puts one route before another; the smaller comes first.
-type Rank = (HostRank, PathRank, bool);
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum HostRank {
-    Named,
-    Domain(Reverse<usize>),
-    Any,
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum PathRank {
-    Exact,
-    /// Which segments are placeholders; a literal one goes first.
-    Pattern(Vec<bool>),
-    Prefix(Reverse<usize>),
-}
-
-fn rank(route: &config::Route) -> Rank {
-    let host = |host: &HostMatch| match host {
-        HostMatch::Exact(_) => HostRank::Named,
-        HostMatch::Suffix(domain) => HostRank::Domain(Reverse(domain.len())),
-    };
-    let path = match &route.path {
-        PathMatch::Exact(_) => PathRank::Exact,
-        PathMatch::Pattern(pattern) => {
-            let segments = pattern.split('/').skip(1);
-            PathRank::Pattern(segments.map(|segment| segment.starts_with('{')).collect())
-        }
-        PathMatch::Prefix(prefix) => PathRank::Prefix(Reverse(prefix.trim_end_matches('/').len())),
-    };
-    let host = route.hosts.iter().map(host).min().unwrap_or(HostRank::Any);
-    (host, path, route.methods.is_empty())
 }
 
 fn view(route: &config::Route, at_work: &gateway::Route, upstreams: &[config::Upstream]) -> Route {
@@ -152,7 +117,7 @@ fn view(route: &config::Route, at_work: &gateway::Route, upstreams: &[config::Up
         path: RoutePath { kind, value: path.clone() },
         upstream: upstreams.get(route.upstream).map(|upstream| upstream.name.to_string()),
         cost: cost(&route.cost),
-        limit: route.limit.as_ref().map(OwnLimit::from),
+        limit: route.limits.iter().find(|limit| limit.role == Role::Rate).map(OwnLimit::from),
         auth: match route.auth {
             Auth::None => RouteAuth::None,
             Auth::Required => RouteAuth::Required,
@@ -171,8 +136,8 @@ impl From<&Limit> for OwnLimit {
         OwnLimit {
             policy: limit.name.to_string(),
             key: (&limit.key).into(),
-            rate: limit.bucket.rate_text(),
-            burst: limit.bucket.burst(),
+            rate: limit.algorithm.rate_text(),
+            burst: limit.algorithm.burst(),
             cost: limit.cost.into(),
         }
     }

@@ -144,7 +144,7 @@ fn find(app: &AdminState, name: &str) -> Result<Arc<upstream::Upstream>, Problem
     })
 }
 
-fn view(upstream: &upstream::Upstream) -> Upstream {
+pub(super) fn view(upstream: &upstream::Upstream) -> Upstream {
     Upstream {
         name: upstream.name.to_string(),
         concurrency: upstream.places.as_ref().map(|places| Concurrency {

@@ -2,9 +2,9 @@
 //! configuration's bounds on one side; refusals, metrics and log on the other.
 
 use crate::config::Connections as Limits;
+use crate::decision::client::is_trusted;
+use crate::decision::refusal::{Refusal, bare_response};
 use crate::gateway::Gateway;
-use crate::proxy::client::is_trusted;
-use crate::proxy::refusal::{Refusal, bare_response};
 use crate::proxy::trace;
 use crate::registry::identity::client_ip;
 use crate::telemetry::access_log::{AccessLog, Entry};

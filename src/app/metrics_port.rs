@@ -4,7 +4,7 @@
 //! By itself the application waits for a head as long as a byte comes each minute, for readers
 //! for ever, and takes any number of connections; each holds a page of metrics in memory.
 
-use crate::proxy::refusal::{Refusal, bare_response};
+use crate::decision::refusal::{Refusal, bare_response};
 use crate::wire::answers::{Answers, Bounds, Ending};
 use crate::wire::app::GuardedApp;
 use crate::wire::connections::{Connections, Crowd, Quota};

@@ -172,11 +172,13 @@ mod tests {
     fn every_command_that_help_shows_has_a_page_that_the_first_one_names() {
         let first = text_of("tollgate.1");
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        for command in ["run", "check", "reload", "upgrade", "status", "demo"] {
+        for command in
+            ["run", "check", "reload", "upgrade", "status", "explain", "simulate", "demo"]
+        {
             assert!(names.contains(&format!("tollgate-{command}.1")), "{names:?}");
             assert!(first.contains(&format!(r"tollgate\-{command}(1)")), "{first}");
         }
-        assert_eq!(names.len(), 7, "{names:?}");
+        assert_eq!(names.len(), 9, "{names:?}");
     }
 
     #[test]

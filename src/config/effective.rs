@@ -13,7 +13,8 @@ use super::{
 };
 use crate::policy::breaker::BreakerPolicy;
 use crate::policy::ejection::EjectionPolicy;
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
+use crate::policy::meter::Algorithm;
 use crate::policy::rate::TokenBucket;
 use crate::policy::reload_watch::WatchPolicy;
 use crate::policy::retry::{RetryOn, RetryPolicy};
@@ -38,7 +39,7 @@ pub fn effective(config: &Config) -> Value {
         "clients": clients(&config.clients, &config.tiers),
         "limiter": {"slots": config.limiter.slots},
         "tiers": tiers.collect::<Map<_, _>>(),
-        "limits": config.limits.iter().map(|l| limit(l, true)).collect::<Vec<_>>(),
+        "limits": limits(&config.limits),
         "upstreams": upstreams.collect::<Map<_, _>>(),
         "routes": config.routes.iter().map(|r| route(r, config)).collect::<Vec<_>>(),
     })
@@ -129,21 +130,54 @@ fn bucket(bucket: &TokenBucket) -> Value {
     json!({"rate": bucket.rate_text(), "burst": bucket.burst()})
 }
 
-fn limit(limit: &Limit, named: bool) -> Value {
+/// Limits in the shape of the file: what belongs to a limit follows it here and stands in it
+/// there.
+fn limits(limits: &[Limit]) -> Vec<Value> {
+    let mut written: Vec<Value> = Vec::new();
+    for one in limits {
+        match (one.role, written.last_mut()) {
+            (Role::Rate, _) | (_, None) => written.push(limit(one)),
+            (Role::Quota, Some(section)) => section["quota"] = quota_value(one),
+            (Role::Escalation, Some(section)) => {
+                let own = section["burst"].as_u64().unwrap_or(1);
+                section["ipv6_escalation"] = json!(one.algorithm.burst() / own);
+            }
+        }
+    }
+    written
+}
+
+fn quota_value(quota: &Limit) -> Value {
+    let per = match &quota.algorithm {
+        Algorithm::FixedWindow(window) => window.span().name(),
+        _ => "",
+    };
+    json!({"limit": quota.algorithm.burst(), "per": per})
+}
+
+fn limit(limit: &Limit) -> Value {
     let key = match &limit.key {
         LimitKey::Client => json!("client"),
-        LimitKey::Ip => json!("ip"),
+        LimitKey::Ip | LimitKey::Network => json!("ip"),
         LimitKey::Route => json!("route"),
         LimitKey::Global => json!("global"),
         LimitKey::Header(name) => json!({"header": name.as_str()}),
     };
-    let mut value = bucket(&limit.bucket);
-    if named {
+    let algorithm = &limit.algorithm;
+    let mut value = json!({"rate": algorithm.rate_text(), "burst": algorithm.burst()});
+    // A route's own is named after it.
+    if !limit.name.contains(':') {
         value["name"] = json!(*limit.name);
     }
+    if let Algorithm::LeakyBucket(bucket) = algorithm {
+        value["max_delay"] = json!(duration_text(Duration::from_nanos(bucket.max_delay_ns())));
+    }
     value["key"] = key;
-    value["algorithm"] = json!("token_bucket");
+    value["algorithm"] = json!(limit.algorithm.name());
     value["store"] = json!("local");
+    value["shadow"] = json!(limit.is_shadow);
+    value["quota"] = Value::Null;
+    value["ipv6_escalation"] = Value::Null;
     value["cost"] = match limit.cost {
         LimitCost::Route => json!("route"),
         LimitCost::One => json!(1),
@@ -279,7 +313,7 @@ fn route(route: &Route, config: &Config) -> Value {
         "strip_prefix": route.strip_prefix,
         "timeout": route.timeout.map(duration_text),
         "cost": cost(&route.cost),
-        "limit": route.limit.as_ref().map(|l| limit(l, false)),
+        "limit": limits(&route.limits).into_iter().next(),
         "max_body": route.max_body.map(size_text),
         "auth": match route.auth {
             Auth::None => "none",

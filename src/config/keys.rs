@@ -66,13 +66,39 @@ pub(super) const IDENTIFIER: Keys = Keys { known: &["header", "from"], later: &[
 pub(super) const KNOWN_CLIENT: Keys = Keys { known: &["tier", "api_keys"], later: &[] };
 pub(super) const LIMITER: Keys = Keys { known: &["slots"], later: &[] };
 pub(super) const TIER: Keys = Keys { known: &["rate", "burst", "concurrency"], later: &[] };
-const LIMIT_LATER: &[&str] = &["quota", "on_store_failure", "shadow", "max_delay"];
+const LIMIT_LATER: &[&str] = &["on_store_failure"];
 pub(super) const LIMIT: Keys = Keys {
-    known: &["name", "key", "rate", "burst", "algorithm", "store", "cost"],
+    known: &[
+        "name",
+        "key",
+        "rate",
+        "burst",
+        "algorithm",
+        "max_delay",
+        "quota",
+        "ipv6_escalation",
+        "store",
+        "cost",
+        "shadow",
+    ],
     later: LIMIT_LATER,
 };
-pub(super) const ROUTE_LIMIT: Keys =
-    Keys { known: &["key", "rate", "burst", "algorithm", "store", "cost"], later: LIMIT_LATER };
+pub(super) const ROUTE_LIMIT: Keys = Keys {
+    known: &[
+        "key",
+        "rate",
+        "burst",
+        "algorithm",
+        "max_delay",
+        "quota",
+        "ipv6_escalation",
+        "store",
+        "cost",
+        "shadow",
+    ],
+    later: LIMIT_LATER,
+};
+pub(super) const QUOTA: Keys = Keys { known: &["limit", "per"], later: &[] };
 pub(super) const LIMIT_KEY: Keys = Keys { known: &["header"], later: &[] };
 pub(super) const UPSTREAM: Keys = Keys {
     known: &[
@@ -136,7 +162,7 @@ pub(super) const RETRY: Keys =
 pub(super) const BACKOFF: Keys = Keys { known: &["base", "max"], later: &[] };
 
 #[cfg(test)]
-pub(super) const ALL_KEYS: [&Keys; 27] = [
+pub(super) const ALL_KEYS: [&Keys; 28] = [
     &FILE,
     &SERVER,
     &RELOAD_WATCH,
@@ -151,6 +177,7 @@ pub(super) const ALL_KEYS: [&Keys; 27] = [
     &LIMIT,
     &ROUTE_LIMIT,
     &LIMIT_KEY,
+    &QUOTA,
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &BALANCE,

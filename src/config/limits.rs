@@ -1,12 +1,13 @@
 //! `tiers` and `limits`: how much passes.
 
+use super::algorithm;
 use super::concurrency::MAX_IN_FLIGHT;
 use super::keys::{self, Keys};
 use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::value;
-use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS};
-use crate::policy::rate::{BucketError, TokenBucket};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS, Role};
+use crate::policy::rate::{BucketError, Rate, TokenBucket};
 use crate::policy::tier::{MAX_TIERS, Tier, Tiers};
 
 /// The name of the default tier when the file does not say.
@@ -82,18 +83,33 @@ pub(super) fn check_name(name: &str, field: &Field<'_>, report: &mut Report) {
 
 /// Reads `rate` and `burst`, both required, as a bucket that the limiter can enforce.
 fn bucket(section: &Section<'_>, report: &mut Report) -> Option<TokenBucket> {
-    let rate_field = section.require("rate", report, "rate: 10/s");
-    let rate = rate_field.and_then(|field| field.read(report, "a rate such as 10/s", value::rate));
+    let rate = rate(section, report);
     let burst_field = section.require("burst", report, "burst: 100");
-    let burst = burst_field.and_then(|field| {
-        field.read(report, "a number of tokens", |text| value::integer(text, 1..=MAX_BURST))
-    });
-    match TokenBucket::new(rate?, burst?) {
+    let burst = burst_field.and_then(|field| tokens(field, report));
+    token_bucket(section, rate?, burst?, report)
+}
+
+pub(super) fn rate(section: &Section<'_>, report: &mut Report) -> Option<Rate> {
+    let field = section.require("rate", report, "rate: 10/s");
+    field.and_then(|field| field.read(report, "a rate such as 10/s", value::rate))
+}
+
+pub(super) fn tokens(field: &Field<'_>, report: &mut Report) -> Option<u64> {
+    field.read(report, "a number of tokens", |text| value::integer(text, 1..=MAX_BURST))
+}
+
+pub(super) fn token_bucket(
+    section: &Section<'_>,
+    rate: Rate,
+    burst: u64,
+    report: &mut Report,
+) -> Option<TokenBucket> {
+    match TokenBucket::new(rate, burst) {
         Ok(bucket) => Some(bucket),
         Err(error) => {
             let culprit = match error {
-                BucketError::ZeroBurst => burst_field,
-                _ => rate_field,
+                BucketError::ZeroBurst => section.get("burst"),
+                _ => section.get("rate"),
             };
             culprit?.error(report, error.to_string());
             None
@@ -104,7 +120,7 @@ fn bucket(section: &Section<'_>, report: &mut Report) -> Option<TokenBucket> {
 /// The largest burst: 2^53, up to which every number survives JSON.
 const MAX_BURST: u64 = 1 << 53;
 
-/// Reads `limits`.
+/// Reads `limits`; what belongs to each comes behind it.
 pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec<Limit> {
     let Some(field) = field else { return Vec::new() };
     let mut unique = Unique::default();
@@ -124,36 +140,42 @@ pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec
     limits
 }
 
-/// Reads a route's own limit.
-pub(super) fn read_route_limit(
-    field: &Field<'_>,
-    route: &str,
-    report: &mut Report,
-) -> Option<Limit> {
+/// Reads a route's own limit, and what belongs to it.
+pub(super) fn read_route_limit(field: &Field<'_>, route: &str, report: &mut Report) -> Vec<Limit> {
     const KEYS: &Keys = &keys::ROUTE_LIMIT;
-    let section = field.section(report, KEYS)?;
-    limit(&section, &format!("route:{route}"), report)
+    match field.section(report, KEYS) {
+        Some(section) => limit(&section, &format!("route:{route}"), report),
+        None => Vec::new(),
+    }
 }
 
-fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Option<Limit> {
-    let later = ["fixed_window", "sliding_window", "leaky_bucket"];
-    section.value("algorithm", report, "token_bucket", |text| {
-        word(text, &[("token_bucket", ())], &later)
-    });
+/// Reads a limit; what belongs to it comes behind it.
+fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Vec<Limit> {
     section.value("store", report, "local", |text| word(text, &[("local", ())], &["shared"]));
     let costs = [("route", LimitCost::Route), ("1", LimitCost::One)];
     let cost = section.value("cost", report, "route or 1", |text| word(text, &costs, &[]));
+    let is_shadow = section.value("shadow", report, "true or false", value::boolean);
     let key = match section.get("key") {
         Some(field) => limit_key(field, report),
         None => Some(LimitKey::Client),
     };
-    let bucket = bucket(section, report);
-    Some(Limit {
-        name: name.into(),
-        key: key?,
-        bucket: bucket?,
+    let algorithm = algorithm::read(section, report);
+    let quota = section.get("quota").and_then(|field| algorithm::read_quota(field, report));
+    let Some(key) = key else { return Vec::new() };
+    let escalated = algorithm::read_escalation(section, &key, algorithm.as_ref(), report);
+    let limit = |suffix: &str, key, algorithm, role| Limit {
+        name: format!("{name}{suffix}").into(),
+        key,
+        algorithm,
         cost: cost.unwrap_or(LimitCost::Route),
-    })
+        is_shadow: is_shadow.unwrap_or(false),
+        role,
+    };
+    let rate = algorithm.map(|algorithm| limit("", key.clone(), algorithm, Role::Rate));
+    let quota = quota.map(|algorithm| limit(":quota", key, algorithm, Role::Quota));
+    let escalation = escalated
+        .map(|algorithm| limit(":network", LimitKey::Network, algorithm, Role::Escalation));
+    rate.into_iter().chain(quota).chain(escalation).collect()
 }
 
 fn limit_key(field: &Field<'_>, report: &mut Report) -> Option<LimitKey> {

@@ -4,6 +4,7 @@
 //! that nothing can be invalid: addresses are addresses, names refer to things that exist, rates
 //! can be enforced. All errors of a file are reported at once, each with its key path and line.
 
+mod algorithm;
 mod balance;
 mod breaker;
 mod changes;

@@ -38,8 +38,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// What a request costs.
     pub cost: Cost,
-    /// A limit of its own, named `route:<name>`.
-    pub limit: Option<Limit>,
+    /// A limit of its own, named `route:<name>`, and what belongs to it.
+    pub limits: Vec<Limit>,
     /// The largest request body in bytes; none: any.
     pub max_body: Option<u64>,
     /// Whether an API key must name the client.
@@ -140,7 +140,7 @@ fn route(
     });
     let cost = section.get("cost").map(|field| cost(field, report)).unwrap_or_default();
     let limit = section.get("limit");
-    let limit = limit.map(|f| read_route_limit(f, name.as_deref().unwrap_or_default(), report));
+    let limits = limit.map(|f| read_route_limit(f, name.as_deref().unwrap_or_default(), report));
     let max_body = section
         .value("max_body", report, "a size such as 10MiB", |text| value::size(text, 0..=MAX_BODY));
     let auth = section.value("auth", report, "none or required", |text| {
@@ -157,7 +157,7 @@ fn route(
         strip_prefix,
         timeout,
         cost,
-        limit: limit.flatten(),
+        limits: limits.unwrap_or_default(),
         max_body,
         auth: auth.unwrap_or(Auth::None),
         retry,

@@ -2,6 +2,7 @@
 
 mod admin_alone;
 mod connections;
+mod limits;
 mod resilience;
 
 use std::net::SocketAddr;
@@ -127,7 +128,7 @@ fn every_key_is_read() {
     assert_eq!(route.strip_prefix.as_deref(), Some("/u"));
     assert_eq!(route.timeout, Some(Duration::from_secs(3)));
     assert_eq!((route.cost.of(&Method::POST), route.cost.of(&Method::GET)), (5, 1));
-    assert_eq!(&*route.limit.as_ref().unwrap().name, "route:users");
+    assert_eq!(&*route.limits[0].name, "route:users");
     assert_eq!(route.max_body, Some(10 << 20));
     assert_eq!(route.auth, Auth::Required);
 }
@@ -265,10 +266,9 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         ("state_dir: ./state", later),
         ("tls: {}", later),
         ("server: {proxy_protocol: true}", later),
-        ("limits: [{name: a, rate: 1/s, burst: 1, shadow: true}]", later),
-        ("limits: [{name: a, rate: 1/s, burst: 1, algorithm: leaky_bucket}]", later),
+        ("limits: [{name: a, rate: 1/s, burst: 1, on_store_failure: deny}]", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, store: shared}]", later),
-        (&with_route("limit: {rate: 1/s, burst: 1, quota: {}}"), later),
+        (&with_route("limit: {rate: 1/s, burst: 1, on_store_failure: allow}"), later),
         ("clients: {identify: [jwt]}", later),
     ]);
 }

@@ -191,9 +191,9 @@ fn unaffordable(
             too_small.push(format!("the tier {} ({}{default})", tier.name, tier.bucket.burst()));
         }
     }
-    let counts = |limit: &&Limit| limit.cost == LimitCost::Route && limit.bucket.burst() < cost;
-    for limit in config.limits.iter().chain(&route.limit).filter(counts) {
-        too_small.push(format!("the limit {} ({})", limit.name, limit.bucket.burst()));
+    let counts = |limit: &&Limit| limit.cost == LimitCost::Route && limit.algorithm.burst() < cost;
+    for limit in config.limits.iter().chain(&route.limits).filter(counts) {
+        too_small.push(format!("the limit {} ({})", limit.name, limit.algorithm.burst()));
     }
     if !too_small.is_empty() {
         let message = format!(

@@ -8,11 +8,11 @@ use crate::clock;
 use crate::config::{self, Config};
 use crate::metrics::{self, Metrics};
 use crate::policy::limit::Limit;
-use crate::policy::rate::TokenBucket;
+use crate::policy::meter::Algorithm;
 use crate::policy::router::Router;
 use crate::policy::tier::Tier;
 use crate::registry::KnownClients;
-use crate::store::key::KeyKind;
+use crate::store::key::{Digest, KeyKind};
 use crate::store::limiter::Limiter;
 use crate::upstream::Upstream;
 use crate::upstream::circuit::Circuit;
@@ -31,7 +31,7 @@ impl Generation {
         let routes = config.routes.iter();
         let routes = routes.map(|route| builder.route(route, &upstreams[route.upstream])).collect();
         let tiers = config.tiers.iter().map(|(_, tier)| builder.tier(tier)).collect();
-        let limits = config.limits.iter().map(|limit| builder.limit(limit)).collect();
+        let limits = config.limits.iter().map(|limit| builder.global_limit(limit)).collect();
         Generation {
             number: old.map_or(1, |old| old.number + 1),
             router: Router::new(config.routes.iter().map(config::Route::matching)),
@@ -44,7 +44,11 @@ impl Generation {
                 Some(old) => old.no_route.clone(),
                 None => Arc::new(metrics.route(metrics::NONE)),
             },
-            tier_digest: limiter.digest(KeyKind::Policy, TIER_POLICY.as_bytes()),
+            tier_digest: policy_digest(limiter, TIER_POLICY, ""),
+            has_shadows: any(&config, |limit| limit.is_shadow),
+            has_leaky_buckets: any(&config, |limit| {
+                matches!(limit.algorithm, Algorithm::LeakyBucket(_))
+            }),
             config: Arc::new(config),
         }
     }
@@ -97,7 +101,10 @@ impl Builder<'_> {
 
     fn route(&self, config: &config::Route, upstream: &Upstream) -> Route {
         let old = self.old.as_ref().and_then(|old| old.route(&config.name));
-        let old_limit = old.and_then(|(_, route)| route.limit.as_ref());
+        let old_policy = |limit: &Limit| {
+            let policies = old.map(|(_, route)| &route.limits)?;
+            policies.iter().find(|policy| policy.name == limit.name)
+        };
         Route {
             metrics: match old {
                 Some((_, route)) => route.metrics.clone(),
@@ -117,36 +124,58 @@ impl Builder<'_> {
                     }
                 },
             },
-            limit: config
-                .limit
-                .as_ref()
-                .map(|limit| self.policy(limit.name.clone(), &limit.bucket, old_limit)),
+            limits: config
+                .limits
+                .iter()
+                .map(|limit| self.limit(limit, old_policy(limit)))
+                .collect(),
             refusals: OnceLock::new(),
             digest: self.limiter.digest(KeyKind::Route, config.name.as_bytes()),
         }
     }
 
-    fn limit(&self, limit: &Limit) -> Arc<Policy> {
+    fn global_limit(&self, limit: &Limit) -> Arc<Policy> {
         let old = self.old.as_ref().and_then(|old| old.limits.get(&*limit.name).copied());
-        self.policy(limit.name.clone(), &limit.bucket, old)
+        self.limit(limit, old)
+    }
+
+    fn limit(&self, limit: &Limit, old: Option<&Arc<Policy>>) -> Arc<Policy> {
+        let digest = policy_digest(self.limiter, &limit.name, limit.algorithm.family());
+        let quota = (limit.algorithm.burst(), limit.algorithm.window_seconds());
+        policy(limit.name.clone(), digest, quota, old)
     }
 
     fn tier(&self, tier: &Tier) -> Arc<Policy> {
         let old = self.old.as_ref().and_then(|old| old.tiers.get(&*tier.name).copied());
-        self.policy(TIER_POLICY.into(), &tier.bucket, old)
+        let digest = policy_digest(self.limiter, TIER_POLICY, "");
+        let quota = (tier.bucket.burst(), tier.bucket.window_seconds());
+        policy(TIER_POLICY.into(), digest, quota, old)
     }
+}
 
-    /// A policy; the old one where it says the same, else one that goes on counting from it.
-    fn policy(
-        &self,
-        name: Arc<str>,
-        bucket: &TokenBucket,
-        old: Option<&Arc<Policy>>,
-    ) -> Arc<Policy> {
-        let quota = (bucket.burst(), bucket.window_seconds());
-        match old {
-            Some(old) if old.quota == quota => old.clone(),
-            _ => Arc::new(Policy::new(name, bucket, self.limiter, old.map(|old| &**old))),
-        }
+fn any(config: &Config, is: impl Fn(&Limit) -> bool) -> bool {
+    config.limits.iter().chain(config.routes.iter().flat_map(|route| &route.limits)).any(is)
+}
+
+/// The policy part of a bucket's key. States of another family begin anew, because nothing can
+/// be told from them.
+fn policy_digest(limiter: &Limiter, name: &str, family: &str) -> Digest {
+    match family {
+        "" => limiter.digest(KeyKind::Policy, name.as_bytes()),
+        // No name has a space.
+        _ => limiter.digest(KeyKind::Policy, format!("{name} {family}").as_bytes()),
+    }
+}
+
+/// A policy; the old one where it says the same, else one that goes on counting from it.
+fn policy(
+    name: Arc<str>,
+    digest: Digest,
+    quota: (u64, u64),
+    old: Option<&Arc<Policy>>,
+) -> Arc<Policy> {
+    match old {
+        Some(old) if old.quota == quota && old.digest == digest => old.clone(),
+        _ => Arc::new(Policy::new(name, digest, quota, old.map(|old| &**old))),
     }
 }

@@ -51,9 +51,8 @@ impl ClientPlaces {
         self.shard(client).clients.get(&client).copied().unwrap_or(0)
     }
 
-    /// Neither the low bits nor the highest choose the shard: the maps use those.
     fn shard(&self, client: Digest) -> MutexGuard<'_, Clients> {
-        let number = (DigestHashing::default().hash_one(client) >> 32) as usize % SHARDS;
+        let number = digest_shard(client, SHARDS);
         // Nothing panics under the lock that could leave a count half changed.
         self.shards[number].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,6 +109,12 @@ impl Clients {
             self.clients.shrink_to(self.most);
         }
     }
+}
+
+/// Which of `shards` parts a client is in. Neither the low bits nor the highest choose it: maps
+/// use those.
+pub(super) fn digest_shard(client: Digest, shards: usize) -> usize {
+    (DigestHashing::default().hash_one(client) >> 32) as usize % shards
 }
 
 type DigestHashing = BuildHasherDefault<DigestHasher>;

@@ -7,25 +7,29 @@
 
 mod build;
 pub mod client_places;
+pub mod hitters;
 mod outcomes;
+pub mod refused;
 pub mod table_metrics;
 
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, RouteMetrics};
-use crate::policy::limit::{Limit, LimitKey};
-use crate::policy::rate::TokenBucket;
+use crate::policy::limit::{Limit, LimitKey, MAX_ROLES};
 use crate::policy::router::{RouteId, Router};
+use crate::policy::tier::TierId;
 use crate::registry::{KnownClients, Registry};
-use crate::store::key::{Digest, KeyHasher, KeyKind};
+use crate::store::key::{Digest, KeyHasher};
 use crate::store::limiter::Limiter;
 use crate::upstream::Upstream;
 use crate::upstream::circuit::Circuit;
 use arc_swap::ArcSwap;
 use client_places::ClientPlaces;
+use hitters::Hitters;
 use http::HeaderValue;
 pub use outcomes::Outcomes;
 use prometheus::IntCounter;
+use refused::RefusedRing;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -42,6 +46,10 @@ pub struct Gateway {
     pub registry: Registry,
     /// Requests in flight of each client.
     pub client_places: Arc<ClientPlaces>,
+    /// The clients that were refused most often lately.
+    pub hitters: Hitters,
+    /// The last refusals.
+    pub refused: RefusedRing,
     /// The metric families.
     pub metrics: Arc<Metrics>,
     /// Where the process is in its life.
@@ -59,6 +67,8 @@ impl Gateway {
             limiter,
             registry: Registry::default(),
             client_places: ClientPlaces::new(),
+            hitters: Hitters::default(),
+            refused: RefusedRing::default(),
             metrics,
             lifecycle: Lifecycle::starting(),
         }
@@ -134,6 +144,10 @@ pub struct Generation {
     pub no_route: Arc<RouteMetrics>,
     /// The policy part of every tier bucket's key, whatever the tier.
     pub tier_digest: Digest,
+    /// Whether any limit is a shadow. Nearly no configuration has one, so requests need not look.
+    pub has_shadows: bool,
+    /// Whether any limit is a leaky bucket.
+    pub has_leaky_buckets: bool,
 }
 
 /// A route at work.
@@ -144,8 +158,8 @@ pub struct Route {
     pub outcomes: Outcomes,
     /// The circuit its requests pass: its own, or its upstream's.
     pub circuit: Arc<Circuit>,
-    /// The policy of its own limit.
-    pub limit: Option<Arc<Policy>>,
+    /// The policies of its own limit.
+    pub limits: Vec<Arc<Policy>>,
     /// Refusals by tier and policy, counted under handles made at the first refusal.
     refusals: OnceLock<Box<[OnceLock<IntCounter>]>>,
     /// The digest of the route as a holder of buckets.
@@ -164,24 +178,20 @@ pub struct Policy {
     pub quota: (u64, u64),
     /// Requests it admitted.
     pub allowed: AtomicU64,
-    /// Requests it refused.
+    /// Requests it refused, or would have refused if it was not a shadow.
     pub limited: AtomicU64,
 }
 
 impl Policy {
-    fn new(
-        name: Arc<str>,
-        bucket: &TokenBucket,
-        limiter: &Limiter,
-        old: Option<&Policy>,
-    ) -> Policy {
+    /// A policy whose buckets are kept under `digest`. It goes on counting where `old` is.
+    fn new(name: Arc<str>, digest: Digest, quota: (u64, u64), old: Option<&Policy>) -> Policy {
         let go_on = |counter: fn(&Policy) -> &AtomicU64| {
             AtomicU64::new(old.map_or(0, |old| counter(old).load(Ordering::Relaxed)))
         };
         Policy {
-            digest: limiter.digest(KeyKind::Policy, name.as_bytes()),
-            header: policy_header(&name, bucket.burst(), bucket.window_seconds()),
-            quota: (bucket.burst(), bucket.window_seconds()),
+            digest,
+            header: policy_header(&name, quota.0, quota.1),
+            quota,
             name,
             allowed: go_on(|policy| &policy.allowed),
             limited: go_on(|policy| &policy.limited),
@@ -221,18 +231,34 @@ impl Generation {
     }
 
     /// The limits a request to `route` meets besides its tier, each with its policy's index:
-    /// 0 is the tier, then `limits`, then the route's own.
+    /// 0 is the tier, then `limits`, then the route's own. Quotas follow their limits.
     pub fn limits_of(&self, route: RouteId) -> impl Iterator<Item = (usize, &Limit, &Policy)> {
-        let own = self.route_config(route).limit.as_ref().zip(self.route(route).limit.as_deref());
-        let global = self.config.limits.iter().zip(self.limits.iter().map(|policy| &**policy));
-        let numbered =
-            global.enumerate().map(|(index, (limit, policy))| (index + 1, limit, policy));
-        numbered.chain(own.map(|(limit, policy)| (self.limits.len() + 1, limit, policy)))
+        let own = self.route_config(route).limits.iter().zip(&self.route(route).limits);
+        let all = self.config.limits.iter().zip(&self.limits).chain(own);
+        all.enumerate().map(|(index, (limit, policy))| (index + 1, limit, &**policy))
     }
 
-    /// Counts a 429 of `policy` (an index as in [`limits_of`](Generation::limits_of)).
+    /// The policy with this index among those that a request to `route` meets.
+    pub fn policy_of(&self, route: RouteId, tier: TierId, index: usize) -> &Policy {
+        let own = &self.route(route).limits;
+        let global = self.limits.len();
+        index
+            .checked_sub(1)
+            .and_then(|limit| self.limits.get(limit).or_else(|| own.get(limit - global)))
+            .unwrap_or(&self.tiers[usize::from(tier.0)])
+    }
+
+    /// The limit with this index among those that a request to `route` meets; none for the tier.
+    pub fn limit_of(&self, route: RouteId, index: usize) -> Option<&Limit> {
+        let limit = index.checked_sub(1)?;
+        let own = || self.route_config(route).limits.get(limit - self.config.limits.len());
+        self.config.limits.get(limit).or_else(own)
+    }
+
+    /// Counts a 429 of `policy` (an index as in [`limits_of`](Generation::limits_of)), or one
+    /// that it would have been if the limit was not a shadow.
     pub fn count_refusal(&self, metrics: &Metrics, route: RouteId, tier: u16, policy: usize) {
-        let policies = self.limits.len() + 2;
+        let policies = 1 + self.limits.len() + MAX_ROLES;
         let counters = self
             .route(route)
             .refusals
@@ -240,12 +266,15 @@ impl Generation {
         let Some(counter) = counters.get(usize::from(tier) * policies + policy) else { return };
         let counter = counter.get_or_init(|| {
             let config = self.route_config(route);
-            let tier = &self.config.tiers.get(crate::policy::tier::TierId(tier)).name;
-            let name = self
-                .limits_of(route)
-                .find(|(index, ..)| *index == policy)
-                .map_or(TIER_POLICY, |(_, limit, _)| &*limit.name);
-            metrics.rate_limited(&config.name, tier, name)
+            let tier = &self.config.tiers.get(TierId(tier)).name;
+            let limit = self.limit_of(route, policy);
+            let name = limit.map_or(TIER_POLICY, |limit| &*limit.name);
+            match limit {
+                Some(Limit { is_shadow: true, .. }) => {
+                    metrics.shadow_limited(&config.name, tier, name)
+                }
+                _ => metrics.rate_limited(&config.name, tier, name),
+            }
         });
         counter.inc();
     }

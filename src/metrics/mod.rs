@@ -33,6 +33,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     duration: HistogramVec,
     rate_limited: IntCounterVec,
+    shadow_limited: IntCounterVec,
     retries: IntCounterVec,
     upstream: UpstreamFamilies,
     inflight: IntGaugeVec,
@@ -96,6 +97,11 @@ impl Metrics {
             rate_limited: counter(
                 "gateway_rate_limited_total",
                 "Requests refused with 429, by the policy that refused",
+                &["route", "tier", "policy"],
+            )?,
+            shadow_limited: counter(
+                "gateway_shadow_limited_total",
+                "Requests that a shadow limit would have refused, by its policy",
                 &["route", "tier", "policy"],
             )?,
             retries: counter(
@@ -165,6 +171,11 @@ impl Metrics {
     /// The counter of refusals by one policy.
     pub fn rate_limited(&self, route: &str, tier: &str, policy: &str) -> IntCounter {
         self.rate_limited.with_label_values(&[route, tier, policy])
+    }
+
+    /// The counter of what a shadow would have refused.
+    pub fn shadow_limited(&self, route: &str, tier: &str, policy: &str) -> IntCounter {
+        self.shadow_limited.with_label_values(&[route, tier, policy])
     }
 
     /// The counters of one upstream's attempts.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::rate::TokenBucket;
+use super::meter::Algorithm;
 
 /// The most limits beside tiers and routes' own. Every request is charged against all that
 /// apply, so the bound is also one on the work for a request.
@@ -17,6 +17,9 @@ pub enum LimitKey {
     Client,
     /// One bucket for each client address (IPv6: for each prefix of `clients.ipv6_prefix` bits).
     Ip,
+    /// One bucket for each IPv6 network of [`NETWORK_PREFIX`] bits. Requests over IPv4 do not
+    /// meet such a limit.
+    Network,
     /// One bucket for each route.
     Route,
     /// One bucket for everything.
@@ -34,16 +37,38 @@ pub enum LimitCost {
     One,
 }
 
-/// One limit. It applies to every request, or to those of one route when the route owns it.
+/// What a limit is to the section of the file that it is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Its rate.
+    Rate,
+    /// The quota beside its rate.
+    Quota,
+    /// What its addresses of one IPv6 network have together.
+    Escalation,
+}
+
+/// The most limits that one section makes: one of each role.
+pub const MAX_ROLES: usize = 3;
+
+/// The prefix of the IPv6 networks that [`Role::Escalation`] counts by: the most that one
+/// customer of a provider is commonly given (RFC 6177).
+pub const NETWORK_PREFIX: u8 = 48;
+
+/// One limit, or the quota beside one. It applies to every request, or to those of one route when the route owns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
     /// The policy's name in headers, metrics and JSON: the limit's own, or `route:<name>` for the
-    /// limit of a route.
+    /// limit of a route; of a quota or an escalation, with `:quota` or `:network` behind it.
     pub name: Arc<str>,
     /// What its buckets are kept by.
     pub key: LimitKey,
-    /// Each bucket's rate and size.
-    pub bucket: TokenBucket,
+    /// How each bucket decides, and its figures.
+    pub algorithm: Algorithm,
     /// What a request takes from it.
     pub cost: LimitCost,
+    /// Whether it only counts what it would refuse.
+    pub is_shadow: bool,
+    /// What it is to the limit it is written in.
+    pub role: Role,
 }

@@ -3,16 +3,22 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod calendar;
 pub mod ejection;
+pub mod fixed_window;
 pub mod gcra;
 pub mod health;
+pub mod leaky_bucket;
 pub mod limit;
 pub mod line;
+pub mod meter;
 pub mod path;
+pub mod precedence;
 pub mod rate;
 pub mod reload_watch;
 pub mod retry;
 pub mod route;
 pub mod router;
 pub mod share;
+pub mod sliding_window;
 pub mod tier;

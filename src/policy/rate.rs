@@ -34,7 +34,8 @@ impl Period {
         self.as_seconds() * NANOS_PER_SECOND
     }
 
-    const fn as_seconds(self) -> u64 {
+    /// The period's length in seconds.
+    pub const fn as_seconds(self) -> u64 {
         match self {
             Period::Second => 1,
             Period::Minute => 60,
@@ -156,6 +157,23 @@ impl TokenBucket {
         // The cast saturates, so a rate near zero ends as TooSlow below rather than wrapping.
         let interval = (NANOS_PER_SECOND as f64 / tokens_per_second).ceil() as u64;
         Self::checked(Source::PerSecond(tokens_per_second.to_bits()), interval, burst)
+    }
+
+    /// A bucket of so many times the rate and the burst; it takes as long to fill.
+    ///
+    /// # Errors
+    /// When that is beyond what [`BucketError`] allows.
+    pub fn times(&self, times: u64) -> Result<Self, BucketError> {
+        let burst = self.burst.saturating_mul(times);
+        match self.source {
+            Source::Written(rate) => {
+                let count = rate.count.saturating_mul(times);
+                Self::new(Rate { count, ..rate }, burst)
+            }
+            Source::PerSecond(bits) => {
+                Self::from_rate_per_second(f64::from_bits(bits) * times as f64, burst)
+            }
+        }
     }
 
     fn checked(source: Source, emission_interval_ns: u64, burst: u64) -> Result<Self, BucketError> {

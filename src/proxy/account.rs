@@ -1,10 +1,12 @@
-//! The access log's line about a request.
+//! What is noted about a request that has ended: the access log's line, and for who asks what
+//! became of a refused one.
 
 use super::attempts::Record;
 use super::context::Context;
-use super::refusal::Refusal;
 use super::{Proxy, guard, trace};
 use crate::clock;
+use crate::decision::refusal::Refusal;
+use crate::gateway::refused::{Refused, fitting};
 use crate::telemetry::access_log::{Entry, Try};
 use crate::wire::guard::GuardedStream;
 use http::{Version, header};
@@ -13,6 +15,30 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 impl Proxy {
+    /// Keeps what there is to say of a refusal.
+    pub(super) fn keep_refusal(&self, ctx: &Context, status: u16) {
+        let Some(refusal) = &ctx.refusal else { return };
+        let standing = match refusal {
+            Refusal::RateLimited { standing, .. } => Some(standing),
+            _ => None,
+        };
+        let identity = ctx.identity.as_ref();
+        let route = ctx.route.map(|route| &*ctx.generation.route_config(route).name);
+        self.gateway.refused.keep(Refused {
+            at: clock::timestamp(),
+            trace_id: fitting(trace::text(&ctx.trace_id)),
+            client: fitting(identity.map_or("", |identity| &identity.name)),
+            identified_by: identity.map(|identity| identity.kind),
+            tier: fitting(ctx.tier_name().as_deref().unwrap_or_default()),
+            route: fitting(route.unwrap_or_default()),
+            reason: refusal.name(),
+            policy: refusal.policy().map(|(member, name)| (member, fitting(name))),
+            status,
+            retry_after_seconds: refusal.retry_after_seconds(),
+            tokens: standing.map(|s| (s.tokens, s.burst, s.full_in_seconds)),
+        });
+    }
+
     /// Writes it, where a log is kept.
     pub(super) fn write_access_log(
         &self,
@@ -32,6 +58,7 @@ impl Proxy {
         let generation = &ctx.generation;
         let client_ip = source_text(session, ctx);
         let tries: Vec<Try<'_>> = ctx.attempts.records.iter().map(Try::from).collect();
+        let shadow: Vec<&str> = ctx.shadowed.iter().map(|policy| &**policy).collect();
         log.record(&Entry {
             time: clock::timestamp(),
             trace_id: trace::text(&ctx.trace_id),
@@ -55,6 +82,7 @@ impl Proxy {
                 Some(Refusal::RateLimited { policy, .. }) => Some(policy),
                 _ => None,
             },
+            shadow: &shadow,
             refusal: ctx.refusal.as_ref().map(Refusal::name),
             user_agent: text(header::USER_AGENT),
             referer: text(header::REFERER),

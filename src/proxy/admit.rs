@@ -2,19 +2,20 @@
 //! path, route, client, circuit, limits.
 
 use super::attempt::is_repeatable;
-use super::client::{self, Sender};
 use super::context::Context;
 use super::facts::{Facts, Present};
-use super::refusal::Refusal;
-use super::toll::{self, Toll};
+use super::toll;
 use super::{Proxy, affinity, guard, hops, trace};
 use crate::clock;
-use crate::config::Auth;
+use crate::decision::client::{self, Sender};
+use crate::decision::refusal::Refusal;
+use crate::decision::toll::Toll;
+use crate::decision::{check_length, find_route};
 use crate::gateway::Generation;
 use crate::policy::path::{self, PathFault};
-use crate::policy::router::{Found, RouteId};
+use crate::policy::router::RouteId;
 use crate::wire::guard::GuardedStream;
-use http::{HeaderValue, Method};
+use http::HeaderValue;
 use pingora_proxy::Session;
 use std::net::IpAddr;
 
@@ -59,7 +60,7 @@ impl Proxy {
         let route = find_route(&generation, facts.host, &request.method, &target.path)?;
         enter_route(&generation, route, facts.content_length, &target, ctx)?;
 
-        let needs_key = generation.route_config(route).auth == Auth::Required;
+        let needs_key = client::needs_key(&generation, route);
         let sender = Sender { headers: &request.headers, peer, source };
         let caller = client::identify(&sender, &self.gateway, &generation, needs_key)?;
         let toll = Toll {
@@ -88,8 +89,8 @@ impl Proxy {
         ctx: &mut Context,
     ) -> Result<(), Refusal> {
         let now_ns = clock::ns_at(ctx.started);
-        let ticket = generation.route(toll.route).circuit.ask(now_ns);
-        let ticket = ticket.map_err(Refusal::circuit)?;
+        let circuit = &generation.route(toll.route).circuit;
+        let ticket = circuit.ask(now_ns).map_err(|refused| Refusal::circuit(circuit, refused))?;
         toll::charge(toll, &self.gateway, generation, ctx)?;
         ctx.attempts.ticket = Some(ticket);
         if let Some(retry) = &generation.route_config(toll.route).retry {
@@ -114,34 +115,7 @@ fn enter_route(
     if config.strip_prefix.is_some() || !target.is_unchanged() {
         ctx.target = Some(forwarded_target(target, config.strip_prefix.as_deref()));
     }
-    let length = content_length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    match config.max_body {
-        Some(max_body) if length.is_some_and(|length| length > max_body) => {
-            Err(Refusal::BodyTooLarge { max_body })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn find_route(
-    generation: &Generation,
-    host: Option<&HeaderValue>,
-    method: &Method,
-    path: &str,
-) -> Result<RouteId, Refusal> {
-    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    match generation.router.find(without_port(host), method, path) {
-        Found::Route(id) => Ok(id),
-        Found::MethodNotAllowed(methods) => Err(Refusal::Method(methods)),
-        Found::Nothing => Err(Refusal::NoRoute),
-    }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    }
+    check_length(generation, route, content_length)
 }
 
 fn forwarded_target(target: &path::Target<'_>, strip_prefix: Option<&str>) -> String {

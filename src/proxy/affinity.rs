@@ -1,7 +1,7 @@
 //! What requests must have in common to meet the same server.
 
-use super::toll::Toll;
 use crate::config::{Affinity, Balance};
+use crate::decision::toll::Toll;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::net::IpAddr;

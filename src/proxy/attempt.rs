@@ -3,9 +3,9 @@
 use super::attempts::MAX_STALE;
 use super::context::Context;
 use super::failure::{Fate, back_up, limit_timeouts, outlive};
-use super::refusal::Refusal;
 use super::{Proxy, guard, toll};
 use crate::clock;
+use crate::decision::refusal::Refusal;
 use crate::metrics::AttemptOutcome;
 use crate::policy::retry::{Failure, Tried};
 use crate::policy::share::Share;
@@ -35,8 +35,10 @@ impl Proxy {
         let generation = ctx.generation.clone();
         let route = ctx.route.ok_or(Refusal::Internal)?;
         if ctx.attempts.planned.take().is_some() {
-            let ticket = generation.route(route).circuit.ask(clock::now_ns());
-            ctx.attempts.ticket = Some(ticket.map_err(Refusal::circuit)?);
+            let circuit = &generation.route(route).circuit;
+            let ticket = circuit.ask(clock::now_ns());
+            let ticket = ticket.map_err(|refused| Refusal::circuit(circuit, refused))?;
+            ctx.attempts.ticket = Some(ticket);
             generation.route(route).metrics.retries.inc();
         }
         let is_first = ctx.attempts.begun == 0;
@@ -52,9 +54,11 @@ impl Proxy {
             if is_first {
                 toll::give_back(&self.gateway, ctx);
             }
-            return Err(Refusal::NoServer);
+            return Err(Refusal::NoServer { upstream: upstream.name.clone() });
         };
-        let Some(mut peer) = server.peer() else { return Err(Refusal::NoServer) };
+        let Some(mut peer) = server.peer() else {
+            return Err(Refusal::NoServer { upstream: upstream.name.clone() });
+        };
         if ctx.attempts.stale > 0 {
             peer.group_key = FRESH_POOL;
         }

@@ -1,13 +1,13 @@
 //! What a request carries from phase to phase.
 
 use crate::clock;
+use crate::decision::refusal::Refusal;
 use crate::gateway::client_places::ClientPlace;
 use crate::gateway::{Generation, Route};
 use crate::metrics::{AttemptOutcome, InflightGuard};
 use crate::policy::router::RouteId;
 use crate::policy::tier::TierId;
 use crate::proxy::attempts::Attempts;
-use crate::proxy::refusal::Refusal;
 use crate::registry::identity::Identity;
 use crate::store::key::Digest;
 use crate::store::limiter::{Receipt, Standing};
@@ -44,6 +44,8 @@ pub struct Context {
     pub refusal: Option<Refusal>,
     /// What it was charged.
     pub receipt: Receipt,
+    /// The shadow policies that would have refused it.
+    pub shadowed: Vec<Arc<str>>,
     /// What has been tried for it.
     pub attempts: Attempts,
     /// What requests to the same server have in common, where the upstream asks for that.
@@ -99,6 +101,7 @@ impl Context {
             rate_limit: None,
             refusal: None,
             receipt: Receipt::default(),
+            shadowed: Vec::new(),
             attempts: Attempts::default(),
             affinity: None,
             is_repeatable: false,
@@ -124,6 +127,11 @@ impl Context {
     /// Its client's tier, once known.
     pub fn tier(&self) -> Option<TierId> {
         self.identity.as_ref().map(|identity| identity.standing.tier)
+    }
+
+    /// The name of that.
+    pub fn tier_name(&self) -> Option<Arc<str>> {
+        self.tier().map(|tier| self.generation.config.tiers.get(tier).name.clone())
     }
 
     /// Records what came of the attempt under way, if one is.

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::guard;
-use super::refusal::{Breach, Refusal, Stage};
+use crate::decision::refusal::{Breach, Refusal, Stage};
 use crate::metrics::AttemptOutcome;
 use crate::policy::retry::Failure;
 use crate::upstream::shortage;

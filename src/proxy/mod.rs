@@ -1,26 +1,26 @@
 //! The proxy: Pingora's phases in the order a request meets them.
 //!
 //! Each phase gathers facts, asks a policy, and applies the answer. What the gateway
-//! answers by itself comes from one table, [`refusal`].
+//! answers by itself comes from one table, [`refusal`](crate::decision::refusal).
 
 mod account;
 mod admit;
 mod affinity;
 mod attempt;
 pub mod attempts;
-pub mod client;
 pub mod connector;
 pub mod context;
 pub mod facts;
 mod failure;
 pub mod forward;
 mod hops;
+mod pacing;
 mod places;
-pub mod refusal;
 mod respond;
 pub mod toll;
 pub mod trace;
 
+use crate::decision::refusal::{Breach, Refusal, Stage};
 use crate::gateway::Gateway;
 use crate::metrics::AttemptOutcome;
 use crate::telemetry::access_log::AccessLog;
@@ -34,13 +34,13 @@ use context::Context;
 use failure::{Fate, give_up};
 use forward::{Origin, Pseudonym};
 use http::StatusCode;
+use pacing::Pacing;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use refusal::{Breach, Refusal, Stage};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,6 +56,7 @@ pub struct Proxy {
     pseudonym: Pseudonym,
     /// Where the process asks itself whether it answers.
     own_probe: Option<Box<str>>,
+    pacing: Pacing,
 }
 
 impl Proxy {
@@ -66,7 +67,8 @@ impl Proxy {
         own_probe: Option<&str>,
     ) -> Proxy {
         let own_probe = own_probe.map(Box::from);
-        Proxy { gateway, access_log, pseudonym: Pseudonym::random(), own_probe }
+        let pseudonym = Pseudonym::random();
+        Proxy { gateway, access_log, pseudonym, own_probe, pacing: Pacing::default() }
     }
 }
 
@@ -87,7 +89,11 @@ impl ProxyHttp for Proxy {
         if let Some(guard) = guard(session) {
             guard.take_request();
         }
-        let passage = match self.admit(session, ctx) {
+        let mut passage = self.admit(session, ctx);
+        if passage.is_ok() && ctx.receipt.delay().is_some() {
+            passage = self.hold_back(session, ctx).await?.and(passage);
+        }
+        let passage = match passage {
             Ok(passage) if ctx.needs_place() => {
                 self.take_places(session, ctx).await?.map(|()| passage)
             }
@@ -330,6 +336,7 @@ impl ProxyHttp for Proxy {
         }
         let metrics = route.map_or(&ctx.generation.no_route, |route| &route.metrics);
         metrics.finish(status, elapsed);
+        self.keep_refusal(ctx, status);
         self.write_access_log(session, ctx, status, elapsed);
         ctx.place = None;
         ctx.client_place = None;

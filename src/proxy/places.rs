@@ -1,8 +1,8 @@
 //! Places: how many requests a client and an upstream may have at a time.
 
 use super::context::Context;
-use super::refusal::{Refusal, Wait};
 use super::{Proxy, toll};
+use crate::decision::refusal::Refusal;
 use crate::upstream::places::NoPlace;
 use pingora_core::Error;
 use pingora_proxy::Session;
@@ -49,11 +49,14 @@ impl Proxy {
     async fn try_take(&self, ctx: &mut Context) -> Result<(), Refusal> {
         if let (Some(max), Some(holder)) = (ctx.client_cap(), ctx.holder) {
             let place = self.gateway.client_places.enter(holder, max);
-            ctx.client_place = Some(place.ok_or(Refusal::ClientBusy { max })?);
+            let tier = || ctx.tier_name().unwrap_or_default();
+            let place = place.ok_or_else(|| Refusal::ClientBusy { tier: tier(), max })?;
+            ctx.client_place = Some(place);
         }
         let Some(route) = ctx.route else { return Ok(()) };
         let generation = ctx.generation.clone();
-        let Some(places) = &generation.upstream_of(route).places else { return Ok(()) };
+        let upstream = generation.upstream_of(route);
+        let Some(places) = &upstream.places else { return Ok(()) };
         if let Some(place) = places.try_take() {
             ctx.place = Some(place);
             return Ok(());
@@ -62,7 +65,8 @@ impl Proxy {
         let rank = ctx.tier().map_or(0, |tier| tier.0);
         let time_left = ctx.time_left().unwrap_or(Duration::MAX);
         let place = places.take(rank, time_left).await;
-        ctx.place = Some(place.map_err(|why| Refusal::Saturated(why.into()))?);
+        let busy = |why: NoPlace| Refusal::saturated(upstream, why.into());
+        ctx.place = Some(place.map_err(busy)?);
         Ok(())
     }
 }
@@ -73,15 +77,5 @@ pub(super) async fn gone(session: &mut Session) -> Box<Error> {
         Err(error) => error.into_down(),
         // What comes early is held back by the guard, so nothing else is read here.
         Ok(_) => std::future::pending().await,
-    }
-}
-
-impl From<NoPlace> for Wait {
-    fn from(why: NoPlace) -> Wait {
-        match why {
-            NoPlace::Full => Wait::Full,
-            NoPlace::Displaced => Wait::Displaced,
-            NoPlace::TimedOut => Wait::TimedOut,
-        }
     }
 }

@@ -3,8 +3,8 @@
 use super::context::Context;
 use super::guard;
 use super::hops::clean_response;
-use super::refusal::Refusal;
 use super::trace;
+use crate::decision::refusal::Refusal;
 use crate::wire::guard::GuardedStream;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
@@ -62,8 +62,7 @@ fn decorate(headers: &mut HeaderMap, ctx: &Context) {
     headers.insert(&trace::TRACE_ID, ctx.trace_id.clone());
     let Some(limit) = &ctx.rate_limit else { return };
     let standing = &limit.standing;
-    // The rounded emission interval may put the bucket a hair beyond its window.
-    let reset = standing.full_in_seconds.min(standing.window_seconds);
+    let reset = standing.full_in_seconds;
     headers.insert(&RATELIMIT_POLICY, limit.policy_header.clone());
     headers.insert(&RATELIMIT, ratelimit(&limit.policy, standing.tokens, reset));
     if ctx.generation.config.server.x_ratelimit_headers {

@@ -5,15 +5,17 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// What the screen is made of: the answers to GET of these.
-pub const SCREEN_PATHS: [&str; 5] =
-    ["/health", "/config/history", "/circuit-breakers", "/upstreams", "/limits"];
+pub const SCREEN_PATHS: [&str; 6] =
+    ["/health", "/config/history", "/circuit-breakers", "/upstreams", "/limits", "/limits/top"];
 
 /// Columns of the screen.
 const COLUMNS: usize = 100;
 /// Lines of a table; of more only the number.
 const MAX_ROWS: usize = 10;
+/// Clients that are shown of those that are limited most.
+const MAX_CLIENTS: usize = 5;
 
-/// The gateway that answered this to [`SCREEN_PATHS`], for people. Some 45 lines at most.
+/// The gateway that answered this to [`SCREEN_PATHS`], for people. Some 50 lines at most.
 pub fn describe_status(answers: &[Value]) -> String {
     let answer = |index: usize| answers.get(index).unwrap_or(&Value::Null);
     let mut screen = Screen::default();
@@ -22,6 +24,7 @@ pub fn describe_status(answers: &[Value]) -> String {
     screen.circuits(answer(2));
     screen.servers(answer(3));
     screen.limits(answer(4));
+    screen.clients(answer(5));
     screen.0
 }
 
@@ -151,6 +154,28 @@ impl Screen {
         let head = format!("{:<38} {:<14} {:<14} ALLOWED", "BUSIEST LIMITS", "RATE", "LIMITED");
         self.table(&head, &table, "that were asked");
     }
+
+    /// The clients that were refused most in the last minute, if any were.
+    fn clients(&mut self, top: &Value) {
+        let clients = rows(&top["clients"]);
+        if clients.is_empty() {
+            return;
+        }
+        let line = |client: &Value| {
+            let (id, policy) = (name(&client["client"]), name(&client["policy"]));
+            let limited = client["limited"].as_u64().unwrap_or_default();
+            let error = match client["error"].as_u64() {
+                Some(error) if error > 0 => {
+                    format!(", {} at the least", limited.saturating_sub(error))
+                }
+                _ => String::new(),
+            };
+            format!("{id:<38} {policy:<30} {limited}{error}")
+        };
+        let table: Vec<String> = clients.iter().take(MAX_CLIENTS).map(line).collect();
+        let head = format!("{:<38} {:<30} LIMITED", "MOST LIMITED IN THE LAST MINUTE", "BY");
+        self.table(&head, &table, "clients");
+    }
 }
 
 fn rows(value: &Value) -> &[Value] {
@@ -192,6 +217,7 @@ mod tests {
             "state": if n == 30 { "unhealthy" } else { "up" }, "in_flight": 123_456})
         };
         let limit = |n: u64| json!({"policy": format!("p{n}"), "rate": "7/s", "limited": n % 7, "allowed": n});
+        let hitter = |n: u64| json!({"client": "c".repeat(256), "policy": "per-ip", "limited": 99 - n, "error": n});
         let history = json!({
             "generations": [
                 {"generation": 3, "at": "2026-01-01T00:00:00Z", "cause": "rollback",
@@ -208,6 +234,7 @@ mod tests {
             json!([{"name": "u".repeat(64), "servers": (0..31).map(server).collect::<Vec<_>>()}]),
             json!({"limits": (0..20).map(limit).collect::<Vec<_>>(),
                    "tiers": [{"name": "free", "rate": "1/s", "limited": 9, "allowed": 1}]}),
+            json!({"clients": (0..20).map(hitter).collect::<Vec<_>>()}),
         ]
     }
 
@@ -215,7 +242,7 @@ mod tests {
     fn whatever_there_is_fits_the_screen() {
         let text = describe_status(&answers());
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
-        assert!(text.lines().count() <= 50, "{text}");
+        assert!(text.lines().count() <= 57, "{text}");
         let parts = [
             "status ok, generation 3, up 1 d 1 h, pid 77, redis off",
             "rolled back to generation 1: routes.a: changed, and 1 more",
@@ -224,6 +251,7 @@ mod tests {
             "25 closed",
             "and 5 more that are not closed",
             "and 21 more servers",
+            "95, 91 at the least",
         ];
         for part in parts {
             assert!(text.contains(part), "{part}:\n{text}");
@@ -244,11 +272,11 @@ mod tests {
 
     #[test]
     fn answers_that_are_missing_make_a_poor_screen_and_no_panic() {
-        for count in 0..5 {
+        for count in 0..6 {
             let mut answers = answers();
             answers.truncate(count);
             assert!(describe_status(&answers).contains("status"));
         }
-        assert!(describe_status(&vec![json!("?"); 5]).contains("status"));
+        assert!(describe_status(&vec![json!("?"); 6]).contains("status"));
     }
 }

@@ -3,15 +3,17 @@
 
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::table::{Charge, Class, Payment, Place, Table};
-use crate::policy::gcra::{self, Tat};
-use crate::policy::limit::MAX_LIMITS;
+use crate::policy::gcra::Answer;
+use crate::policy::leaky_bucket;
+use crate::policy::limit::{MAX_LIMITS, MAX_ROLES};
+use crate::policy::meter::Meter;
 use crate::policy::rate::TokenBucket;
 use smallvec::SmallVec;
 use std::net::IpAddr;
 
-/// The most limits one request can meet: those of the configuration, the client's tier and
-/// the route's own.
-pub const MAX_LIMITS_PER_REQUEST: usize = MAX_LIMITS + 2;
+/// The most policies one request can meet: those of the configuration, those of the route's own
+/// limit, and its client's tier.
+pub const MAX_LIMITS_PER_REQUEST: usize = MAX_ROLES * (MAX_LIMITS + 1) + 1;
 
 /// One limit that applies to a request.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +25,7 @@ pub struct Demand<'a> {
     /// Whether the bucket's holder is known to the configuration or the registry.
     pub class: Class,
     /// The bucket's limit.
-    pub bucket: &'a TokenBucket,
+    pub meter: Meter<'a>,
     /// Tokens asked for; `0` passes without touching the bucket.
     pub cost: u32,
 }
@@ -35,7 +37,7 @@ pub struct Standing {
     pub policy: usize,
     /// Tokens the bucket holds when full.
     pub burst: u64,
-    /// Seconds the bucket takes from empty to full, rounded up.
+    /// Seconds the bucket takes from empty to full, or its window's length, rounded up.
     pub window_seconds: u64,
     /// Whole tokens left.
     pub tokens: u64,
@@ -49,20 +51,34 @@ pub struct Standing {
 impl Standing {
     fn new(
         demand: &Demand<'_>,
-        limit: &TokenBucket,
-        tat: Tat,
+        limit: Meter<'_>,
+        state: u64,
         wait_ns: Option<u64>,
         now: u64,
     ) -> Standing {
-        let level = gcra::level(limit, tat, now);
+        let level = limit.level(state, now);
         Standing {
             policy: demand.policy,
             burst: limit.burst(),
             window_seconds: limit.window_seconds(),
             tokens: level.tokens,
-            full_in_seconds: level.full_in_ns.div_ceil(1_000_000_000),
+            full_in_seconds: level
+                .full_in_ns
+                .div_ceil(1_000_000_000)
+                .min(limit.max_reset_seconds()),
             wait_ns,
         }
+    }
+
+    /// Whether it refuses the request now.
+    pub fn refuses(&self) -> bool {
+        self.wait_ns != Some(0)
+    }
+
+    /// Whichever has the longer wait, none at all being the longest; `self` among equals.
+    pub fn longer(self, other: Standing) -> Standing {
+        let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
+        if length(&other) > length(&self) { other } else { self }
     }
 
     /// Whichever has the smaller share of its burst left; `self` among equals.
@@ -72,6 +88,17 @@ impl Standing {
             < u128::from(self.tokens) * u128::from(other.burst);
         if is_other { other } else { self }
     }
+}
+
+/// How a demand would fare if it was charged now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prospect {
+    /// How the bucket stands that would be charged.
+    pub standing: Standing,
+    /// Which bucket that is.
+    pub place: Place,
+    /// How long a leaky bucket would hold the request back, in nanoseconds.
+    pub delay_ns: u64,
 }
 
 /// The answer to all limits of a request.
@@ -87,7 +114,43 @@ pub enum Verdict {
 
 /// What a request was charged, so that it can be given back.
 #[derive(Debug, Default)]
-pub struct Receipt(SmallVec<[Charged; 3]>);
+pub struct Receipt {
+    charges: SmallVec<[Charged; 3]>,
+    delay: Option<Delay>,
+}
+
+/// How long a leaky bucket holds a request back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delay {
+    /// The policy's index, as in [`Demand::policy`].
+    pub policy: usize,
+    /// In nanoseconds from the `now` of the decision; at least 1.
+    pub delay_ns: u64,
+}
+
+impl Receipt {
+    /// How long the request is to be held back: the longest that any leaky bucket says. None
+    /// where it may go on at once.
+    pub fn delay(&self) -> Option<Delay> {
+        self.delay
+    }
+
+    #[inline]
+    fn add(&mut self, demand: &Demand<'_>, state: u64, place: Place, now: u64) {
+        let Demand { policy, key, meter, cost, .. } = *demand;
+        if let Meter::LeakyBucket(bucket) = meter
+            && place == Place::Own
+            && cost > 0
+        {
+            let delay_ns = leaky_bucket::delay_ns(bucket, state, cost, now);
+            if delay_ns > self.delay.map_or(0, |delay| delay.delay_ns) {
+                self.delay = Some(Delay { policy, delay_ns });
+            }
+        }
+        let payment = Payment { place, state, cost, at: now };
+        self.charges.push(Charged { policy, key, payment });
+    }
+}
 
 /// One charge: which policy's, to whose bucket.
 #[derive(Debug)]
@@ -146,42 +209,62 @@ impl Limiter {
         now: u64,
         clock: impl Fn() -> u64,
     ) -> Verdict {
-        receipt.0.clear();
+        receipt.charges.clear();
+        receipt.delay = None;
         for demand in demands {
             match self.charge(demand, overflow, now, &clock) {
-                Charge::Taken { tat, place } => {
-                    let payment = Payment { place, tat, cost: demand.cost, at: now };
-                    receipt.0.push(Charged { policy: demand.policy, key: demand.key, payment });
-                }
-                Charge::Refused { tat, wait_ns, place } => {
-                    for (charged, demand) in receipt.0.drain(..).zip(demands) {
-                        self.refund(&charged, demand.bucket, overflow, &clock);
+                Charge::Taken { state, place } => receipt.add(demand, state, place, now),
+                Charge::Refused { state, wait_ns, place } => {
+                    for (charged, demand) in receipt.charges.drain(..).zip(demands) {
+                        self.refund(&charged, demand.meter, overflow, &clock);
                     }
-                    let limit = limit_at(place, demand.bucket, overflow);
-                    let first = Standing::new(demand, limit, tat, wait_ns, now);
+                    let limit = limit_at(place, demand.meter, overflow);
+                    let first = Standing::new(demand, limit, state, wait_ns, now);
                     return Verdict::Refused(self.longest_wait(first, demands, overflow, now));
                 }
             }
         }
-        let standings = receipt.0.iter().zip(demands).map(|(charged, demand)| {
-            let Payment { place, tat, .. } = charged.payment;
-            let limit = limit_at(place, demand.bucket, overflow);
-            Standing::new(demand, limit, tat, Some(0), now)
+        let standings = receipt.charges.iter().zip(demands).map(|(charged, demand)| {
+            let Payment { place, state, .. } = charged.payment;
+            let limit = limit_at(place, demand.meter, overflow);
+            Standing::new(demand, limit, state, Some(0), now)
         });
         Verdict::Admitted(standings.reduce(Standing::tighter))
     }
 
-    /// Gives back all that is on the receipt, and leaves it empty. `bucket_of` names the limit
+    /// Charges limits that are only watched, each by itself and whatever the others say, and
+    /// tells `refused` which of them would have refused. What was charged comes on `receipt` too,
+    /// behind what is there.
+    pub fn watch(
+        &self,
+        demands: &[Demand<'_>],
+        overflow: &TokenBucket,
+        receipt: &mut Receipt,
+        now: u64,
+        clock: impl Fn() -> u64,
+        mut refused: impl FnMut(usize),
+    ) {
+        let delay = receipt.delay;
+        for demand in demands {
+            match self.charge(demand, overflow, now, &clock) {
+                Charge::Taken { state, place } => receipt.add(demand, state, place, now),
+                Charge::Refused { .. } => refused(demand.policy),
+            }
+        }
+        receipt.delay = delay;
+    }
+
+    /// Gives back all that is on the receipt, and leaves it empty. `meter_of` names the limit
     /// of a policy, by [`Demand::policy`].
     pub fn give_back<'a>(
         &self,
         receipt: &mut Receipt,
-        bucket_of: impl Fn(usize) -> &'a TokenBucket,
+        meter_of: impl Fn(usize) -> Meter<'a>,
         overflow: &TokenBucket,
         clock: impl Fn() -> u64,
     ) {
-        for charged in receipt.0.drain(..) {
-            self.refund(&charged, bucket_of(charged.policy), overflow, &clock);
+        for charged in receipt.charges.drain(..) {
+            self.refund(&charged, meter_of(charged.policy), overflow, &clock);
         }
     }
 
@@ -189,21 +272,41 @@ impl Limiter {
     /// one stands as one whose bucket is full.
     pub fn peek(&self, demand: &Demand<'_>, now: u64) -> Standing {
         match self.table.peek(demand.key, demand.class, now) {
-            (tat, Place::Own) => Self::stand(demand, demand.bucket, tat, now),
-            (_, Place::Overflow) => Self::stand(demand, demand.bucket, 0, now),
+            (state, Place::Own) => Self::stand(demand, demand.meter, state, now),
+            (_, Place::Overflow) => Self::stand(demand, demand.meter, 0, now),
         }
     }
 
-    /// How a demand stands towards a bucket of the limit `limit` in the state `tat`.
-    fn stand(demand: &Demand<'_>, limit: &TokenBucket, tat: Tat, now: u64) -> Standing {
-        // Beyond that lies what a larger limit left behind; the next charge cuts it.
-        let tat = tat.min(now + limit.capacity_ns());
-        let wait_ns = match gcra::ask(limit, tat, demand.cost, now) {
-            gcra::Answer::Admit(_) => Some(0),
-            gcra::Answer::Wait(ns) => Some(ns),
-            gcra::Answer::Never => None,
+    /// How a demand would fare if it was charged now, changing nothing. Unlike
+    /// [`peek`](Limiter::peek) this looks at the bucket that the charge would meet, which is a
+    /// shared one where the key's set has no room.
+    pub fn foresee(&self, demand: &Demand<'_>, overflow: &TokenBucket, now: u64) -> Prospect {
+        let (state, place) = self.table.peek(demand.key, demand.class, now);
+        let limit = limit_at(place, demand.meter, overflow);
+        let mut standing = Self::stand(demand, limit, state, now);
+        if demand.cost == 0 {
+            standing.wait_ns = Some(0);
+        }
+        let state = limit.cut(state, now).unwrap_or(state);
+        let delay_ns = match (limit, limit.ask(state, demand.cost, now)) {
+            (Meter::LeakyBucket(bucket), Answer::Admit(charged)) if demand.cost > 0 => {
+                leaky_bucket::delay_ns(bucket, charged, demand.cost, now)
+            }
+            _ => 0,
         };
-        Standing::new(demand, limit, tat, wait_ns, now)
+        Prospect { standing, place, delay_ns }
+    }
+
+    /// How a demand stands towards a bucket of the limit `limit` in this state.
+    fn stand(demand: &Demand<'_>, limit: Meter<'_>, state: u64, now: u64) -> Standing {
+        // Beyond that lies what a larger limit left behind; the next charge cuts it.
+        let state = limit.cut(state, now).unwrap_or(state);
+        let wait_ns = match limit.ask(state, demand.cost, now) {
+            Answer::Admit(_) => Some(0),
+            Answer::Wait(ns) => Some(ns),
+            Answer::Never => None,
+        };
+        Standing::new(demand, limit, state, wait_ns, now)
     }
 
     fn charge(
@@ -213,26 +316,26 @@ impl Limiter {
         now: u64,
         clock: &impl Fn() -> u64,
     ) -> Charge {
-        let Demand { key, class, bucket, cost, .. } = *demand;
+        let Demand { key, class, meter, cost, .. } = *demand;
         if cost == 0 {
-            let (tat, place) = self.table.peek(key, class, now);
-            return Charge::Taken { tat, place };
+            let (state, place) = self.table.peek(key, class, now);
+            return Charge::Taken { state, place };
         }
-        let first = self.table.charge(key, class, bucket, overflow, cost, now);
-        let Charge::Refused { tat, place, .. } = first else { return first };
-        let limit = limit_at(place, bucket, overflow);
-        if !gcra::is_beyond(limit, tat, now) {
+        let first = self.table.charge(key, class, meter, overflow, cost, now);
+        let Charge::Refused { state, place, .. } = first else { return first };
+        let limit = limit_at(place, meter, overflow);
+        if limit.cut(state, now).is_none() {
             return first;
         }
         // The limit became smaller since the state was written. Cut it and ask again.
         self.table.cut(key, place, limit, clock);
-        self.table.charge(key, class, bucket, overflow, cost, clock())
+        self.table.charge(key, class, meter, overflow, cost, clock())
     }
 
     fn refund(
         &self,
         charged: &Charged,
-        own: &TokenBucket,
+        own: Meter<'_>,
         overflow: &TokenBucket,
         clock: &impl Fn() -> u64,
     ) {
@@ -250,25 +353,15 @@ impl Limiter {
         overflow: &TokenBucket,
         now: u64,
     ) -> Standing {
-        // No wait at all is the longest.
-        let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
         let others = demands.iter().filter(|demand| demand.policy != first.policy);
-        let others = others.map(|demand| {
-            let (tat, place) = self.table.peek(demand.key, demand.class, now);
-            Self::stand(demand, limit_at(place, demand.bucket, overflow), tat, now)
-        });
-        others.fold(
-            first,
-            |longest, other| {
-                if length(&other) > length(&longest) { other } else { longest }
-            },
-        )
+        let others = others.map(|demand| self.foresee(demand, overflow, now).standing);
+        others.fold(first, Standing::longer)
     }
 }
 
-fn limit_at<'a>(place: Place, own: &'a TokenBucket, overflow: &'a TokenBucket) -> &'a TokenBucket {
+fn limit_at<'a>(place: Place, own: Meter<'a>, overflow: &'a TokenBucket) -> Meter<'a> {
     match place {
         Place::Own => own,
-        Place::Overflow => overflow,
+        Place::Overflow => Meter::TokenBucket(overflow),
     }
 }

@@ -1,6 +1,6 @@
 //! The limiter table: fixed memory, any number of clients, no locks.
 //!
-//! A key is 16 bytes: a keyed 64-bit fingerprint and the 64-bit GCRA state, changed
+//! A key is 16 bytes: a keyed 64-bit fingerprint and the 64-bit state of its bucket, changed
 //! together by one 128-bit compare-and-swap. That single choice is what keeps this
 //! file short: a slot can never be seen half-written, a charge can never land in a
 //! bucket whose owner has just changed, and a process that dies between any two
@@ -25,6 +25,8 @@
 //!
 //! A slot may be taken over only when it is empty or its bucket is full again, so
 //! taking it over forgets nothing: a key that is absent is a key whose bucket is full.
+//! Whatever the algorithm (see [`crate::policy::meter`]), the upper bits of a state are the
+//! time from which on it is, so anybody can tell by comparing the whole state with now.
 //! Where a set has no such slot, unregistered keys share the set's overflow bucket.
 //! Flooding the table with invented keys therefore makes newcomers share; it neither
 //! grows memory nor frees a limited client.
@@ -49,15 +51,16 @@
 //!
 //! # Late threads
 //!
-//! A thread may hold a `now` that is a little old. Charging is safe by itself, since GCRA
-//! takes the later of state and now. Creating a bucket is not: the key's previous bucket
+//! A thread may hold a `now` that is a little old. Charging is safe by itself, since every
+//! algorithm takes the later of state and now. Creating a bucket is not: the key's previous bucket
 //! may have been taken over by a thread with a later clock. So a takeover first
 //! publishes its time in slot 0, and a new bucket starts no earlier than that.
 
 use super::key::Key;
 use super::set::{self, Room, SLOTS_PER_SET, Set, Slot};
 pub use super::set::{Class, Place};
-use crate::policy::gcra::{self, Answer, Tat};
+use crate::policy::gcra::{self, Answer};
+use crate::policy::meter::Meter;
 use crate::policy::rate::TokenBucket;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,14 +79,14 @@ pub enum Charge {
     /// The tokens were taken; the bucket's state now.
     Taken {
         /// The state after the charge.
-        tat: Tat,
+        state: u64,
         /// Which bucket paid.
         place: Place,
     },
     /// The tokens are not there; nothing changed.
     Refused {
         /// The state that refused.
-        tat: Tat,
+        state: u64,
         /// Nanoseconds until the same charge would pass; `None` when no wait helps.
         wait_ns: Option<u64>,
         /// Which bucket refused.
@@ -97,7 +100,7 @@ pub struct Payment {
     /// Which bucket paid.
     pub place: Place,
     /// Its state right after.
-    pub tat: Tat,
+    pub state: u64,
     /// How many tokens.
     pub cost: u32,
     /// The `now` of the charge.
@@ -112,7 +115,7 @@ pub struct Table {
 }
 
 enum Claim {
-    Taken(Tat),
+    Taken(u64),
     StartOver,
     SetFull,
 }
@@ -158,7 +161,7 @@ impl Table {
     }
 
     /// Reads the state a charge for `key` would meet, and where, changing nothing.
-    pub fn peek(&self, key: Key, class: Class, now: u64) -> (Tat, Place) {
+    pub fn peek(&self, key: Key, class: Class, now: u64) -> (u64, Place) {
         let set = self.set(key);
         if let Some((_, slot)) = set.find(key) {
             return (slot.state, Place::Own);
@@ -176,7 +179,7 @@ impl Table {
         &self,
         key: Key,
         class: Class,
-        bucket: &TokenBucket,
+        meter: Meter<'_>,
         overflow: &TokenBucket,
         cost: u32,
         now: u64,
@@ -184,12 +187,12 @@ impl Table {
         // Nearly every charge finds its bucket at the first look and is done.
         let (index, slot) = self.set(key).first(key);
         if slot.is_live_for(key)
-            && let Answer::Admit(tat) = gcra::ask(bucket, slot.state, cost, now)
-            && self.set(key).swap(index, slot, Slot { state: tat, ..slot })
+            && let Answer::Admit(state) = meter.ask(slot.state, cost, now)
+            && self.set(key).swap(index, slot, Slot { state, ..slot })
         {
-            return Charge::Taken { tat, place: Place::Own };
+            return Charge::Taken { state, place: Place::Own };
         }
-        self.charge_anywhere(key, class, bucket, overflow, cost, now)
+        self.charge_anywhere(key, class, meter, overflow, cost, now)
     }
 
     #[inline(never)]
@@ -197,7 +200,7 @@ impl Table {
         &self,
         key: Key,
         class: Class,
-        bucket: &TokenBucket,
+        meter: Meter<'_>,
         overflow: &TokenBucket,
         cost: u32,
         now: u64,
@@ -207,20 +210,20 @@ impl Table {
             // However often this loses, somebody else was charged each time: that alone must
             // not send a key that has a bucket to the overflow bucket.
             while let Some((index, slot)) = set.find(key) {
-                match gcra::ask(bucket, slot.state, cost, now) {
-                    Answer::Admit(tat) => {
-                        if set.swap(index, slot, Slot { state: tat, ..slot }) {
-                            return Charge::Taken { tat, place: Place::Own };
+                match meter.ask(slot.state, cost, now) {
+                    Answer::Admit(state) => {
+                        if set.swap(index, slot, Slot { state, ..slot }) {
+                            return Charge::Taken { state, place: Place::Own };
                         }
                     }
                     refusal => return refused(refusal, slot.state, Place::Own),
                 }
             }
-            if u64::from(cost) > bucket.burst() {
+            if u64::from(cost) > meter.burst() {
                 return refused(Answer::Never, 0, Place::Own);
             }
-            match self.claim(set, key, class, bucket, cost, now) {
-                Claim::Taken(tat) => return Charge::Taken { tat, place: Place::Own },
+            match self.claim(set, key, class, meter, cost, now) {
+                Claim::Taken(state) => return Charge::Taken { state, place: Place::Own },
                 Claim::StartOver => {}
                 Claim::SetFull => break,
             }
@@ -228,39 +231,32 @@ impl Table {
         self.charge_overflow(set, overflow, cost, now)
     }
 
-    /// Gives back what [`charge`](Table::charge) took from a bucket of the limit `bucket`,
-    /// as far as that is certain to admit nobody too many (see [`gcra::refund`]). A bucket
+    /// Gives back what [`charge`](Table::charge) took from a bucket of the limit `meter`,
+    /// as far as that is certain to admit nobody too many (see [`Meter::refund`]). A bucket
     /// that has filled up since, or is gone for that, needs nothing back.
-    pub fn refund(
-        &self,
-        key: Key,
-        bucket: &TokenBucket,
-        payment: &Payment,
-        clock: impl Fn() -> u64,
-    ) {
+    pub fn refund(&self, key: Key, meter: Meter<'_>, payment: &Payment, clock: impl Fn() -> u64) {
         let set = self.set(key);
         while let Some((index, slot)) = set.bucket(key, payment.place) {
-            let elapsed_ns = match slot.state == payment.tat {
+            let elapsed_ns = match slot.state == payment.state {
                 true => 0,
                 // Read after the state, so that it is later than any charge in there.
                 false => clock().saturating_sub(payment.at),
             };
-            let state = gcra::refund(bucket, slot.state, payment.cost, elapsed_ns);
+            let state = meter.refund(slot.state, payment.state, payment.cost, elapsed_ns);
             if set.swap(index, slot, Slot { state, ..slot }) {
                 return;
             }
         }
     }
 
-    /// Cuts the bucket that `key` meets at `place` to an empty one of the limit `bucket`
-    /// where a larger limit left it beyond that (see [`gcra::is_beyond`]). The clock is read
+    /// Cuts the bucket that `key` meets at `place` to an empty one of the limit `meter`
+    /// where a larger limit left it beyond that (see [`Meter::cut`]). The clock is read
     /// after the state.
-    pub fn cut(&self, key: Key, place: Place, bucket: &TokenBucket, clock: impl Fn() -> u64) {
+    pub fn cut(&self, key: Key, place: Place, meter: Meter<'_>, clock: impl Fn() -> u64) {
         let set = self.set(key);
         while let Some((index, slot)) = set.bucket(key, place) {
-            let now = clock();
-            let empty = Slot { state: now + bucket.capacity_ns(), ..slot };
-            if !gcra::is_beyond(bucket, slot.state, now) || set.swap(index, slot, empty) {
+            let Some(state) = meter.cut(slot.state, clock()) else { return };
+            if set.swap(index, slot, Slot { state, ..slot }) {
                 return;
             }
         }
@@ -272,7 +268,7 @@ impl Table {
         set: &Set,
         key: Key,
         class: Class,
-        bucket: &TokenBucket,
+        meter: Meter<'_>,
         cost: u32,
         now: u64,
     ) -> Claim {
@@ -289,13 +285,13 @@ impl Table {
             return Claim::StartOver;
         }
         let start = now.max(set.latest_takeover());
-        let Answer::Admit(tat) = gcra::ask(bucket, 0, cost, start) else {
+        let Answer::Admit(state) = meter.ask(0, cost, start) else {
             // The caller checked that the burst covers the cost; kept total all the same.
             set.swap(index, announced, Slot::EMPTY);
             return Claim::SetFull;
         };
-        if set.swap(index, announced, Slot { state: tat, ..announced }) {
-            Claim::Taken(tat)
+        if set.swap(index, announced, Slot { state, ..announced }) {
+            Claim::Taken(state)
         } else {
             Claim::StartOver
         }
@@ -315,14 +311,14 @@ impl Table {
         set.swap(index, old, announced).then_some(announced)
     }
 
-    fn charge_overflow(&self, set: &Set, bucket: &TokenBucket, cost: u32, now: u64) -> Charge {
+    fn charge_overflow(&self, set: &Set, overflow: &TokenBucket, cost: u32, now: u64) -> Charge {
         self.overflowed.fetch_add(1, Ordering::Relaxed);
         loop {
             let shared = set.load(0);
-            match gcra::ask(bucket, shared.state, cost, now) {
-                Answer::Admit(tat) => {
-                    if set.swap(0, shared, Slot { state: tat, ..shared }) {
-                        return Charge::Taken { tat, place: Place::Overflow };
+            match gcra::ask(overflow, shared.state, cost, now) {
+                Answer::Admit(state) => {
+                    if set.swap(0, shared, Slot { state, ..shared }) {
+                        return Charge::Taken { state, place: Place::Overflow };
                     }
                 }
                 refusal => return refused(refusal, shared.state, Place::Overflow),
@@ -331,10 +327,10 @@ impl Table {
     }
 }
 
-fn refused(answer: Answer, tat: Tat, place: Place) -> Charge {
+fn refused(answer: Answer, state: u64, place: Place) -> Charge {
     let wait_ns = match answer {
         Answer::Wait(ns) => Some(ns),
         Answer::Never | Answer::Admit(_) => None,
     };
-    Charge::Refused { tat, wait_ns, place }
+    Charge::Refused { state, wait_ns, place }
 }

@@ -69,6 +69,9 @@ pub struct Entry<'a> {
     /// The policy that refused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<&'a str>,
+    /// The shadow policies that would have refused it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub shadow: &'a [&'a str],
     /// Why the gateway answered by itself: the end of the problem's type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<&'static str>,
@@ -121,6 +124,7 @@ impl Entry<'_> {
             bytes_received: 0,
             duration_seconds: 0.0,
             limited_by: None,
+            shadow: &[],
             refusal,
             user_agent: None,
             referer: None,
@@ -333,6 +337,7 @@ mod tests {
             bytes_received: 0,
             duration_seconds: 0.25,
             limited_by: None,
+            shadow: &[],
             refusal: None,
             user_agent: Some("evil\"\n"),
             referer: None,

@@ -118,6 +118,11 @@ impl Places {
         self.max
     }
 
+    /// The most requests that wait at a time.
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
     /// A place after all, or one in the line.
     fn arrive(self: &Arc<Self>, rank: u16) -> Result<Arrival<'_>, NoPlace> {
         let (sender, turn) = oneshot::channel();

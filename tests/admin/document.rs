@@ -10,11 +10,13 @@ use serde_json::Value;
 use crate::support::{Gateway, Upstream, eventually};
 
 /// Every operation the API has.
-const OPERATIONS: [(&str, &str); 23] = [
+const OPERATIONS: [(&str, &str); 25] = [
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/routes"),
     ("get", "/limits"),
+    ("get", "/limits/top"),
+    ("get", "/explain"),
     ("get", "/clients"),
     ("get", "/clients/{id}"),
     ("put", "/clients/{id}/tier"),
@@ -112,7 +114,11 @@ fn what_can_be_read_is_as_described() {
     let document = document(&gateway);
     for (method, path) in OPERATIONS.into_iter().filter(|(method, _)| *method == "get") {
         let target = path.replace("{id}", "c").replace("/clients", "/clients?ip=127.0.0.1");
-        let target = if path == "/clients/{id}" { "/clients/c".to_owned() } else { target };
+        let target = match path {
+            "/clients/{id}" => "/clients/c".to_owned(),
+            "/explain" => "/explain?path=/".to_owned(),
+            _ => target,
+        };
         let reply = gateway.admin_get(&target);
         assert_eq!(reply.status, 200, "{target}");
         let content = &document["paths"][path][method]["responses"]["200"]["content"];

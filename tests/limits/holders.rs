@@ -218,3 +218,34 @@ fn an_invented_x_forwarded_for_gives_no_new_bucket() {
     });
     assert_eq!(passed.count(), 5, "only what proxies appended counts");
 }
+
+#[test]
+fn an_ipv6_network_has_so_many_times_what_one_of_its_addresses_has() {
+    let upstream = Upstream::new();
+    let gateway = Gateway::before(&upstream)
+        .server("trusted_proxies: [127.0.0.0/8]")
+        .limits("- {name: addr, key: ip, rate: 1/h, burst: 3, ipv6_escalation: 4}")
+        .start();
+    let mut client = gateway.client();
+    let mut passed = |source: &str| -> usize {
+        let forwarded = [("X-Forwarded-For", source)];
+        (0..5).filter(|_| client.get_with("/", &forwarded).status == 200).count()
+    };
+    // Four exhausted prefixes, and a fifth that finds nothing left.
+    let hot: Vec<usize> = (0..5).map(|n| passed(&format!("2001:db8:1:{n}::1"))).collect();
+    assert_eq!(hot, [3, 3, 3, 3, 0]);
+    assert_eq!(passed("2001:db8:2::1"), 3, "another network");
+    for n in 0..6 {
+        assert_eq!(passed(&format!("192.0.2.{n}")), 3, "IPv4 has no such network");
+    }
+    let mut client = gateway.client();
+    let refused = client.get_with("/", &[("X-Forwarded-For", "2001:db8:1:9::1")]);
+    assert_limited(&refused, "addr:network", 900);
+    let shown = gateway.admin_get("/clients?ip=2001:db8:1:9::1").json();
+    let limits = shown["limits"].as_array().unwrap();
+    let left = |policy: &str| {
+        let limit = limits.iter().find(|limit| limit["policy"] == policy).unwrap();
+        limit["tokens_remaining"].as_u64().unwrap()
+    };
+    assert_eq!((left("addr"), left("addr:network")), (3, 0), "its own bucket was not charged");
+}

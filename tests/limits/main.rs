@@ -11,11 +11,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod algorithms;
 mod buckets;
 mod changes;
 mod costs;
 mod holders;
 mod keys;
+mod pacing;
 mod pressure;
 mod rig;
 mod several;
+mod shadows;

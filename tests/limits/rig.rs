@@ -1,6 +1,8 @@
 //! What these tests ask again and again.
 
-use crate::support::{Gateway, Reply};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::support::{Gateway, Reply, until};
 
 /// Clients by header, else by address.
 pub(crate) const BY_HEADER: &str = "identify: [{header: X-Client-ID}, ip]\ndefault_tier: free";
@@ -97,5 +99,16 @@ pub(crate) fn hashed(key: &str) -> String {
     Sha256::digest(key.as_bytes()).iter().fold("sha256:".to_owned(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
+    })
+}
+
+/// Seconds until the day ends in UTC. Waits for the next day where this one is all but over, so
+/// that no test sees it end.
+pub(crate) fn seconds_left_today() -> u64 {
+    const DAY: u64 = 86_400;
+    until("the day is not about to end", || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let left = DAY - now % DAY;
+        (left > 8).then_some(left)
     })
 }

@@ -5,11 +5,13 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Every operation there is: method, path, statuses its description must have.
-const OPERATIONS: [(&str, &str, &str); 23] = [
+const OPERATIONS: [(&str, &str, &str); 25] = [
     ("get", "/health", "200 500 503"),
     ("get", "/ready", "200 500 503"),
     ("get", "/routes", "200 401 500"),
     ("get", "/limits", "200 401 500"),
+    ("get", "/limits/top", "200 401 500"),
+    ("get", "/explain", "200 400 401 404 500"),
     ("get", "/clients", "200 400 401 500"),
     ("get", "/clients/{id}", "200 400 401 500"),
     ("put", "/clients/{id}/tier", "200 400 401 403 408 413 415 500 507"),
@@ -49,7 +51,12 @@ async fn the_document_describes_every_operation_with_all_its_statuses() {
             assert_eq!(operation["security"], security, "{method} {path}");
             let parameters = operation["parameters"].as_array().map_or(0, Vec::len);
             let in_path = path.matches('{').count();
-            let expected = in_path + usize::from(path == "/clients");
+            let in_query = match path.as_str() {
+                "/clients" => 1,
+                "/explain" => 7,
+                _ => 0,
+            };
+            let expected = in_path + in_query;
             assert_eq!(parameters, expected, "{method} {path}");
             let has_body = statuses.contains(&"415");
             assert_eq!(

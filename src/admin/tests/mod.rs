@@ -18,7 +18,8 @@ use crate::gateway::Gateway;
 use crate::handover::Upgrader;
 use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
+use crate::policy::meter::{Algorithm, Meter};
 use crate::policy::rate::{Period, Rate, TokenBucket};
 use crate::policy::route::{HostMatch, PathMatch};
 use crate::policy::tier::Tiers;
@@ -159,7 +160,8 @@ impl Rig {
             _ => limiter.digest(kind, holder.as_bytes()),
         };
         let key = Key::new(limiter.digest(KeyKind::Policy, policy.as_bytes()), holder);
-        let demand = Demand { policy: 0, key, class: Class::Unregistered, bucket, cost };
+        let meter = Meter::TokenBucket(bucket);
+        let demand = Demand { policy: 0, key, class: Class::Unregistered, meter, cost };
         let verdict = limiter.decide(
             &[demand],
             bucket,
@@ -182,7 +184,14 @@ fn per_day(count: u64, burst: u64) -> TokenBucket {
 }
 
 fn limit(name: &str, key: LimitKey, cost: LimitCost) -> Limit {
-    Limit { name: name.into(), key, bucket: per_day(10, 20), cost }
+    Limit {
+        name: name.into(),
+        key,
+        algorithm: Algorithm::TokenBucket(per_day(10, 20)),
+        cost,
+        is_shadow: false,
+        role: Role::Rate,
+    }
 }
 
 fn route(name: &str, path: PathMatch) -> Route {
@@ -195,7 +204,7 @@ fn route(name: &str, path: PathMatch) -> Route {
         strip_prefix: None,
         timeout: None,
         cost: Cost::default(),
-        limit: None,
+        limits: Vec::new(),
         max_body: None,
         auth: Auth::None,
         retry: None,
@@ -211,7 +220,7 @@ fn routes() -> Vec<Route> {
     vec![
         route("everything", prefix("/")),
         Route {
-            limit: Some(limit("route:users", LimitKey::Client, LimitCost::Route)),
+            limits: vec![limit("route:users", LimitKey::Client, LimitCost::Route)],
             strip_prefix: Some("/api".into()),
             timeout: Some(Duration::from_millis(1_500)),
             max_body: Some(1 << 20),

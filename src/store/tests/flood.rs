@@ -12,9 +12,9 @@ const SLOTS: usize = 65_536;
 fn ten_million_invented_keys_neither_grow_the_table_nor_free_a_limited_client() {
     // An hour to the token: nothing the flood does takes long enough for one to come back.
     let slow = TokenBucket::new(Rate { count: 24, period: Period::Day }, 10).unwrap();
-    let table = Table::new(SLOTS);
+    let (table, meter) = (Table::new(SLOTS), Meter::TokenBucket(&slow));
     let charge =
-        |key, cost| is_taken(table.charge(key, Class::Unregistered, &slow, &slow, cost, START));
+        |key, cost| is_taken(table.charge(key, Class::Unregistered, meter, &slow, cost, START));
     assert!(charge(key(u64::MAX), 10), "the client spends what it has");
     let policy = digest(KeyKind::Policy, "tier");
     let hasher = hasher();

@@ -8,9 +8,11 @@ mod reference;
 mod set;
 mod several;
 mod threads;
+mod windows;
 
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::table::{Charge, Class, Place, Table};
+use crate::policy::meter::Meter;
 use crate::policy::rate::{Period, Rate, TokenBucket};
 
 /// Far enough from zero that a late caller has somewhere to be late.
@@ -54,7 +56,8 @@ impl OneSet {
     }
 
     fn charge_as(&self, class: Class, client: u64, cost: u32, now: u64) -> Charge {
-        self.table.charge(key(client), class, &self.bucket, &self.overflow, cost, now)
+        let meter = Meter::TokenBucket(&self.bucket);
+        self.table.charge(key(client), class, meter, &self.overflow, cost, now)
     }
 
     fn charge(&self, client: u64, cost: u32, now: u64) -> Charge {

@@ -42,14 +42,15 @@ proptest! {
         slots in prop::sample::select(vec![16_usize, 32, 64]),
     ) {
         let (table, limit, overflow) = (Table::new(slots), bucket(burst), bucket(1));
+        let meter = Meter::TokenBucket(&limit);
         let mut plain: HashMap<u64, Plain> = HashMap::new();
         let mut now = START;
         for (client, cost, pause) in requests {
             now += pause;
             let expected = plain.entry(client).or_default().take(burst, u64::from(cost), now);
-            let charge = table.charge(key(client), Class::Unregistered, &limit, &overflow, cost, now);
+            let charge = table.charge(key(client), Class::Unregistered, meter, &overflow, cost, now);
             let answer = match charge {
-                Charge::Taken { tat, place: Place::Own } => Ok(tat),
+                Charge::Taken { state, place: Place::Own } => Ok(state),
                 Charge::Refused { wait_ns, place: Place::Own, .. } => Err(wait_ns),
                 other => return Err(TestCaseError::fail(format!("overflow: {other:?}"))),
             };

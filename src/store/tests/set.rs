@@ -28,7 +28,7 @@ fn a_stranger_without_a_slot_shares_the_overflow_bucket_at_its_limit() {
     assert!(newcomers.iter().all(|&charge| place_of(charge) == Place::Overflow));
     assert_eq!(newcomers.iter().filter(|&&charge| is_taken(charge)).count(), 3);
     let refused =
-        Charge::Refused { tat: START + 3 * TICK, wait_ns: Some(TICK), place: Place::Overflow };
+        Charge::Refused { state: START + 3 * TICK, wait_ns: Some(TICK), place: Place::Overflow };
     assert_eq!(newcomers[9], refused);
     assert_eq!(set.table.overflowed(), 10);
     assert_eq!(set.used(START), OPEN_SLOTS, "nobody was pushed out");
@@ -75,14 +75,14 @@ fn a_late_thread_cannot_start_a_bucket_before_the_one_that_was_taken_over() {
     }
     // By then a slot is free for a thread that is not late, at the latest for a registered one.
     let late = set.charge_as(Class::Registered, 0, 10, START);
-    assert_eq!(late, Charge::Taken { tat: later + 10 * TICK, place: Place::Own });
+    assert_eq!(late, Charge::Taken { state: later + 10 * TICK, place: Place::Own });
     assert!(!is_taken(set.charge_as(Class::Registered, 0, 1, later + TICK - 1)));
 }
 
 #[test]
 fn a_cost_above_the_burst_touches_nothing() {
     let set = OneSet::new(5, 5);
-    let never = |tat| Charge::Refused { tat, wait_ns: None, place: Place::Own };
+    let never = |state| Charge::Refused { state, wait_ns: None, place: Place::Own };
     assert_eq!(set.charge(1, 6, START), never(0));
     assert_eq!(set.used(START), 0);
     assert!(is_taken(set.charge(1, 1, START)));
@@ -107,21 +107,21 @@ fn a_refund_goes_where_the_charge_was_made() {
     let set = full_set(10, 3);
     let clock = || START;
     for client in [0, 100] {
-        let Charge::Taken { tat, place } = set.charge(client, 2, START) else {
+        let Charge::Taken { state, place } = set.charge(client, 2, START) else {
             panic!("{client} was refused")
         };
         let limit = if place == Place::Own { set.bucket } else { set.overflow };
-        let payment = super::super::table::Payment { place, tat, cost: 2, at: START };
-        set.table.refund(key(client), &limit, &payment, clock);
+        let payment = super::super::table::Payment { place, state, cost: 2, at: START };
+        set.table.refund(key(client), Meter::TokenBucket(&limit), &payment, clock);
         let (left, _) = set.table.peek(key(client), Class::Unregistered, START);
-        assert_eq!(left, tat - 2 * TICK);
+        assert_eq!(left, state - 2 * TICK);
     }
 }
 
 #[test]
 fn a_refund_after_a_takeover_gives_the_next_bucket_nothing() {
     let set = OneSet::new(4, 1);
-    let Charge::Taken { tat, place } = set.charge(1, 2, START) else { panic!("refused") };
+    let Charge::Taken { state, place } = set.charge(1, 2, START) else { panic!("refused") };
     // The bucket fills up, its slot goes to others and comes back to the same client.
     let later = START + 2 * TICK;
     for client in 100..100 + OPEN_SLOTS as u64 {
@@ -129,8 +129,8 @@ fn a_refund_after_a_takeover_gives_the_next_bucket_nothing() {
     }
     let again = later + TICK;
     assert!(is_taken(set.charge(1, 4, again)));
-    let payment = super::super::table::Payment { place, tat, cost: 2, at: START };
-    set.table.refund(key(1), &set.bucket, &payment, || again);
+    let payment = super::super::table::Payment { place, state, cost: 2, at: START };
+    set.table.refund(key(1), Meter::TokenBucket(&set.bucket), &payment, || again);
     assert!(!is_taken(set.charge(1, 1, again)), "a fifth token of four");
 }
 
@@ -140,11 +140,11 @@ fn a_cut_meets_own_and_overflow_buckets_and_only_what_is_beyond() {
     assert!(is_taken(set.charge(0, 500, START)) && is_taken(set.charge(100, 500, START)));
     let small = bucket(10);
     for (client, place) in [(0, Place::Own), (100, Place::Overflow)] {
-        set.table.cut(key(client), place, &small, || START);
+        set.table.cut(key(client), place, Meter::TokenBucket(&small), || START);
         let (state, _) = set.table.peek(key(client), Class::Unregistered, START);
         assert_eq!(state, START + 10 * TICK);
     }
-    set.table.cut(key(1), Place::Own, &small, || START);
+    set.table.cut(key(1), Place::Own, Meter::TokenBucket(&small), || START);
     let (state, _) = set.table.peek(key(1), Class::Unregistered, START);
     assert_eq!(state, START + TICK, "one token of ten is within the new limit");
 }

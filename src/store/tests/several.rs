@@ -28,7 +28,7 @@ impl Limits {
                 policy,
                 key: Key::new(policy_digest, holder),
                 class: Class::Unregistered,
-                bucket: &self.buckets[policy],
+                meter: Meter::TokenBucket(&self.buckets[policy]),
                 cost: costs[policy],
             }
         })
@@ -53,11 +53,11 @@ fn what_is_on_a_receipt_can_be_given_back_once() {
     let decide = |receipt: &mut Receipt| {
         limits.limiter.decide(&demands, &limits.overflow, receipt, START, || START)
     };
-    let bucket_of = |policy: usize| &limits.buckets[policy];
+    let meter_of = |policy: usize| Meter::TokenBucket(&limits.buckets[policy]);
     decide(&mut receipt);
     assert_ne!(limits.standings(&demands, START), untouched);
     for _ in 0..2 {
-        limits.limiter.give_back(&mut receipt, bucket_of, &limits.overflow, || START);
+        limits.limiter.give_back(&mut receipt, meter_of, &limits.overflow, || START);
         assert_eq!(limits.standings(&demands, START), untouched);
     }
 }

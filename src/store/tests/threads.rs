@@ -11,7 +11,7 @@ use std::thread;
 const THREADS: usize = 4;
 
 /// Runs `work` in every thread at once and adds up what it returns.
-fn in_threads(work: impl Fn(usize) -> u64 + Sync) -> u64 {
+pub(super) fn in_threads(work: impl Fn(usize) -> u64 + Sync) -> u64 {
     let start = Barrier::new(THREADS);
     thread::scope(|scope| {
         let run = |id| {
@@ -79,7 +79,7 @@ fn requests_under_several_limits_leak_no_token_at_a_frozen_time() {
                 hasher().digest(KeyKind::Header, &(client * (1 - policy as u64)).to_le_bytes()),
             ),
             class: Class::Unregistered,
-            bucket: &buckets[policy],
+            meter: Meter::TokenBucket(&buckets[policy]),
             cost: 1,
         })
     };
@@ -160,8 +160,9 @@ impl Episode {
         let client = random.u64(..CLIENTS).min(random.u64(..CLIENTS));
         let cost = random.u32(1..=2);
         let class = if client < 2 { Class::Registered } else { Class::Unregistered };
-        let charge = self.table.charge(key(client), class, &self.bucket, &self.bucket, cost, now);
-        let Charge::Taken { tat, place } = charge else { return };
+        let meter = Meter::TokenBucket(&self.bucket);
+        let charge = self.table.charge(key(client), class, meter, &self.bucket, cost, now);
+        let Charge::Taken { state, place } = charge else { return };
         if random.u8(..3) > 0 {
             let admitted =
                 Admitted { not_before: now, not_after: self.now(), tokens: u64::from(cost) };
@@ -170,8 +171,8 @@ impl Episode {
         }
         self.clock.fetch_add(random.u64(..2 * TICK), Ordering::SeqCst);
         thread::yield_now();
-        let payment = Payment { place, tat, cost, at: now };
-        self.table.refund(key(client), &self.bucket, &payment, || self.now());
+        let payment = Payment { place, state, cost, at: now };
+        self.table.refund(key(client), Meter::TokenBucket(&self.bucket), &payment, || self.now());
     }
 
     fn run(&self, seed: u64) {

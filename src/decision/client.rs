@@ -1,8 +1,9 @@
 //! Who sends a request: its address behind trusted proxies, and the client it names.
 
 use super::refusal::Refusal;
-use crate::config::{Clients, Identifier, Server};
+use crate::config::{Auth, Clients, Identifier, KnownClient, Server};
 use crate::gateway::{Gateway, Generation};
+use crate::policy::router::RouteId;
 use crate::registry::identity::{Identity, client_ip};
 use crate::registry::{Standing, is_client_id};
 use crate::store::key::{Digest, KeyKind};
@@ -67,6 +68,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
 }
 
 /// A client and the digest its buckets are found by.
+#[derive(Debug)]
 pub struct Caller {
     /// Who it is.
     pub identity: Identity,
@@ -108,11 +110,6 @@ pub fn identify(
     if needs_key && key_client.is_none() {
         return Err(Refusal::ApiKeyRequired);
     }
-    let named = |kind, id: &str| {
-        let tiers = &generation.config.tiers;
-        let standing = gateway.registry.standing(id, &generation.known, tiers);
-        (Identity { kind, name: id.into(), standing }, gateway.limiter.digest(kind, id.as_bytes()))
-    };
     let by_key = key_client.map(|id| (KeyKind::ApiKey, &**id));
     let chosen = match by_key {
         Some(key) if needs_key => Some(key),
@@ -127,10 +124,47 @@ pub fn identify(
         }),
     };
     let (identity, digest) = match chosen {
-        Some((kind, id)) if kind != KeyKind::Ip => named(kind, id),
+        Some((kind, id)) if kind != KeyKind::Ip => by_name(kind, id, gateway, generation),
         _ => by_address(sender.source, gateway, generation),
     };
     Ok(Caller { identity, digest, has_api_key: key_client.is_some() })
+}
+
+/// Whether a route serves none but clients that an API key names.
+pub fn needs_key(generation: &Generation, route: RouteId) -> bool {
+    generation.route_config(route).auth == Auth::Required
+}
+
+/// How a request most likely names the client `id`: by API key where the route needs one or the
+/// configuration knows keys of that client, else in the first way to name clients that there is.
+pub fn likely_kind(id: &str, needs_key: bool, generation: &Generation) -> KeyKind {
+    let clients = &generation.config.clients;
+    let reads_keys = clients.identify.contains(&Identifier::ApiKey);
+    let has_key = |known: &KnownClient| *known.id == *id && !known.api_keys.is_empty();
+    if reads_keys && (needs_key || clients.known.iter().any(has_key)) {
+        return KeyKind::ApiKey;
+    }
+    let kinds = clients.identify.iter().filter_map(|identifier| match identifier {
+        Identifier::ApiKey => Some(KeyKind::ApiKey),
+        Identifier::Header { .. } => Some(KeyKind::Header),
+        Identifier::Ip => None,
+    });
+    // A header comes before a key that nobody has.
+    let mut kinds: Vec<KeyKind> = kinds.collect();
+    kinds.sort_by_key(|kind| *kind != KeyKind::Header);
+    kinds.first().copied().unwrap_or(KeyKind::Header)
+}
+
+/// The client of this name, as an API key or a header names it.
+pub fn by_name(
+    kind: KeyKind,
+    id: &str,
+    gateway: &Gateway,
+    generation: &Generation,
+) -> (Identity, Digest) {
+    let tiers = &generation.config.tiers;
+    let standing = gateway.registry.standing(id, &generation.known, tiers);
+    (Identity { kind, name: id.into(), standing }, gateway.limiter.digest(kind, id.as_bytes()))
 }
 
 /// The client that an address is.

@@ -5,7 +5,9 @@
 
 use crate::policy::path::PathFault;
 use crate::store::limiter::Standing;
-use crate::upstream::circuit::Refused;
+use crate::upstream::Upstream;
+use crate::upstream::circuit::{Circuit, Refused};
+use crate::upstream::places::NoPlace;
 use crate::wire::connections::Crowd;
 use crate::wire::fault::Fault;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -48,18 +50,30 @@ pub enum Refusal {
     },
     /// The circuit in front of the upstream is open.
     CircuitOpen {
+        /// The circuit's name.
+        circuit: Arc<str>,
         /// When it may close.
         retry_after_ns: u64,
     },
     /// The client has as many requests in flight as its tier allows.
     ClientBusy {
+        /// The tier's name.
+        tier: Arc<str>,
         /// How many that are.
         max: u32,
     },
     /// Every place of the upstream was taken, and waiting for one was in vain.
-    Saturated(Wait),
+    Saturated {
+        /// The upstream's name.
+        upstream: Arc<str>,
+        /// Why waiting was in vain.
+        wait: Wait,
+    },
     /// No server of the upstream can be asked.
-    NoServer,
+    NoServer {
+        /// The upstream's name.
+        upstream: Arc<str>,
+    },
     /// The upstream did not do something in time.
     UpstreamTimeout(Stage),
     /// The upstream failed.
@@ -143,8 +157,8 @@ impl Refusal {
             Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
             Self::CircuitOpen { .. } => unavailable("circuit-open"),
             Self::ClientBusy { .. } => unavailable("client-concurrency"),
-            Self::Saturated(_) => unavailable("upstream-saturated"),
-            Self::NoServer => unavailable("no-server"),
+            Self::Saturated { .. } => unavailable("upstream-saturated"),
+            Self::NoServer { .. } => unavailable("no-server"),
             Self::TooManyConnections(_) => unavailable("too-many-connections"),
             Self::Exhausted => unavailable("gateway-exhausted"),
             Self::UpstreamTimeout(stage) => (
@@ -192,7 +206,7 @@ impl Refusal {
             Self::RateLimited { .. } => {
                 "the request costs more than this policy's burst, so waiting does not help"
             }
-            Self::ClientBusy { max } => {
+            Self::ClientBusy { max, .. } => {
                 return format!(
                     "the client has {max} requests in flight, as many as its tier allows"
                 )
@@ -201,12 +215,16 @@ impl Refusal {
             Self::CircuitOpen { .. } => {
                 "the circuit is open: the upstream was failing, or an operator opened it"
             }
-            Self::Saturated(Wait::Full) => "the upstream is busy and so is the queue for it",
-            Self::Saturated(Wait::Displaced) => {
+            Self::Saturated { wait: Wait::Full, .. } => {
+                "the upstream is busy and so is the queue for it"
+            }
+            Self::Saturated { wait: Wait::Displaced, .. } => {
                 "the upstream is busy, and a request of a higher tier took the place in the queue"
             }
-            Self::Saturated(Wait::TimedOut) => "the upstream was busy for as long as was waited",
-            Self::NoServer => "the upstream has no server to ask",
+            Self::Saturated { wait: Wait::TimedOut, .. } => {
+                "the upstream was busy for as long as was waited"
+            }
+            Self::NoServer { .. } => "the upstream has no server to ask",
             Self::UpstreamTimeout(Stage::Connect) => "the upstream accepted no connection in time",
             Self::UpstreamTimeout(Stage::Read) => "the upstream was silent for too long",
             Self::UpstreamTimeout(Stage::Write) => "the upstream did not take the request in time",
@@ -234,8 +252,32 @@ impl Refusal {
     }
 
     /// The refusal of a circuit.
-    pub(super) fn circuit(refused: Refused) -> Refusal {
-        Refusal::CircuitOpen { retry_after_ns: refused.retry_after_ns }
+    pub fn circuit(circuit: &Circuit, refused: Refused) -> Refusal {
+        let Refused { retry_after_ns } = refused;
+        Refusal::CircuitOpen { circuit: circuit.name().clone(), retry_after_ns }
+    }
+
+    /// The refusal where an upstream has no place.
+    pub fn saturated(upstream: &Upstream, wait: Wait) -> Refusal {
+        Refusal::Saturated { upstream: upstream.name.clone(), wait }
+    }
+
+    /// What in the configuration refused it, as the problem document names it: the member and
+    /// its value. Every 429 and 503 has one, but where the gateway itself lacks something.
+    pub fn policy(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::RateLimited { policy, .. } => Some(("policy", policy)),
+            Self::CircuitOpen { circuit, .. } => Some(("circuit", circuit)),
+            Self::ClientBusy { tier, .. } => Some(("tier", tier)),
+            Self::Saturated { upstream, .. } | Self::NoServer { upstream } => {
+                Some(("upstream", upstream))
+            }
+            Self::TooManyConnections(Crowd::All) => Some(("policy", "server.max_connections")),
+            Self::TooManyConnections(Crowd::Peer) => {
+                Some(("policy", "server.max_connections_per_ip"))
+            }
+            _ => None,
+        }
     }
 
     /// Its name: the end of its problem's type, and its reason in the access log.
@@ -271,12 +313,12 @@ impl Refusal {
             Self::RateLimited { standing, .. } => {
                 standing.wait_ns.map(|ns| ns.div_ceil(1_000_000_000).max(1))
             }
-            Self::CircuitOpen { retry_after_ns } => {
+            Self::CircuitOpen { retry_after_ns, .. } => {
                 Some(retry_after_ns.div_ceil(1_000_000_000).max(1))
             }
-            Self::NoServer
+            Self::NoServer { .. }
             | Self::ClientBusy { .. }
-            | Self::Saturated(_)
+            | Self::Saturated { .. }
             | Self::TooManyConnections(_)
             | Self::Exhausted => Some(1),
             _ => None,
@@ -322,9 +364,11 @@ impl Refusal {
             body.push_str(trace_id);
             body.push('"');
         }
-        if let Self::RateLimited { policy, .. } = self {
-            body.push_str(",\"policy\":\"");
-            body.push_str(policy);
+        if let Some((member, name)) = self.policy() {
+            body.push_str(",\"");
+            body.push_str(member);
+            body.push_str("\":\"");
+            body.push_str(name);
             body.push('"');
         }
         if let Some(seconds) = self.retry_after_seconds() {
@@ -333,6 +377,16 @@ impl Refusal {
         }
         body.push_str("}\n");
         body
+    }
+}
+
+impl From<NoPlace> for Wait {
+    fn from(why: NoPlace) -> Wait {
+        match why {
+            NoPlace::Full => Wait::Full,
+            NoPlace::Displaced => Wait::Displaced,
+            NoPlace::TimedOut => Wait::TimedOut,
+        }
     }
 }
 
@@ -398,10 +452,10 @@ mod tests {
             (Refusal::UnknownApiKey, 401),
             (Refusal::Loop, 508),
             (limited(Some(1)), 429),
-            (Refusal::CircuitOpen { retry_after_ns: 1 }, 503),
-            (Refusal::ClientBusy { max: 3 }, 503),
-            (Refusal::Saturated(Wait::Displaced), 503),
-            (Refusal::NoServer, 503),
+            (Refusal::CircuitOpen { circuit: "c".into(), retry_after_ns: 1 }, 503),
+            (Refusal::ClientBusy { tier: "t".into(), max: 3 }, 503),
+            (Refusal::Saturated { upstream: "u".into(), wait: Wait::Displaced }, 503),
+            (Refusal::NoServer { upstream: "u".into() }, 503),
             (Refusal::UpstreamTimeout(Stage::Read), 504),
             (Refusal::UpstreamFailed(Breach::Reset), 502),
             (Refusal::ClientTimeout, 408),
@@ -413,6 +467,10 @@ mod tests {
             let body: serde_json::Value = serde_json::from_str(&refusal.body("abc")).unwrap();
             assert_eq!(refusal.status().as_u16(), status, "{refusal:?}");
             assert_eq!((&body["status"], &body["trace_id"]), (&status.into(), &"abc".into()));
+            if refusal.is_blocking() && refusal != Refusal::Exhausted {
+                let (member, name) = refusal.policy().unwrap();
+                assert_eq!(body[member], name, "{refusal:?}");
+            }
             for member in ["type", "title", "detail"] {
                 assert!(!body[member].as_str().unwrap().is_empty(), "{refusal:?} {member}");
             }
