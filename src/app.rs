@@ -6,6 +6,7 @@ mod descriptors;
 mod drain;
 mod listeners;
 mod signals;
+mod state;
 mod systemd;
 mod upkeep;
 mod watchdog;
@@ -121,6 +122,7 @@ fn prepare(
     let metrics = Arc::new(Metrics::register(registry)?);
     let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
         .context("server.access_log cannot be opened")?;
+    state::open(config.state_dir.as_deref());
     let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
     let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
     TableMetrics::register(registry, gateway.clone())?;

@@ -247,6 +247,7 @@ fn config() -> Config {
     let known =
         KnownClient { id: "known-1".into(), tier: tiers.find("premium"), api_keys: Vec::new() };
     Config {
+        state_dir: None,
         server: Server::default(),
         admin: Admin { listen: LISTEN.parse::<SocketAddr>().unwrap(), token: None },
         metrics: MetricsListener::default(),
