@@ -20,6 +20,7 @@ use crate::gateway::table_metrics::TableMetrics;
 use crate::handover::{self, CommandLine, Inheritance, Socket, Upgrader, Waiting};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
+use crate::registry::Registry;
 use crate::reload::Reloader;
 use crate::store::key::KeyHasher;
 use crate::telemetry::access_log::AccessLog;
@@ -124,7 +125,9 @@ fn prepare(
         .context("server.access_log cannot be opened")?;
     state::open(config.state_dir.as_deref());
     let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
-    let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
+    let mut gateway = Gateway::new(config.clone(), hasher, metrics);
+    gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
+    let gateway = Arc::new(gateway);
     TableMetrics::register(registry, gateway.clone())?;
     let command = file.is_some().then(CommandLine::own).transpose();
     let upgrader = Upgrader::new(

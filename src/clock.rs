@@ -28,3 +28,9 @@ pub fn now() -> Instant {
 pub fn timestamp() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
+
+/// Wall-clock time in milliseconds since 1970, for what must end at a time that outlives the
+/// process.
+pub fn unix_ms() -> u64 {
+    u64::try_from(timestamp().as_millisecond()).unwrap_or(0)
+}

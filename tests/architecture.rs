@@ -26,7 +26,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("handover", &["clock"]),
     ("store", &["policy"]),
     ("config", &["policy"]),
-    ("registry", &["config", "policy", "store"]),
+    ("registry", &["clock", "config", "policy", "store"]),
     ("upstream", &["clock", "config", "metrics", "policy"]),
     ("telemetry", &["clock", "config"]),
     (
