@@ -17,7 +17,9 @@ use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::table_metrics::TableMetrics;
-use crate::handover::{self, CommandLine, Inheritance, Socket, Upgrader, Waiting};
+use crate::handover::{
+    self, CommandLine, Estate, Inheritance, Predecessor, Socket, Upgrader, Waiting,
+};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
 use crate::registry::Registry;
@@ -89,7 +91,7 @@ pub fn run(launch: Launch<'_>) -> anyhow::Result<()> {
     let config = launch.config;
     let meeting_point =
         handover::meeting_point(config.server.upgrade_socket.as_deref(), config.admin.listen);
-    let (sockets, link) = match (&meeting_point, launch.origin) {
+    let (sockets, mut link) = match (&meeting_point, launch.origin) {
         (_, Origin::Opened) => (listeners::from_systemd(), None),
         (Ok(path), Origin::Predecessor) => {
             log::info!("waiting at {} for the running gateway's sockets", path.display());
@@ -98,7 +100,7 @@ pub fn run(launch: Launch<'_>) -> anyhow::Result<()> {
         }
         (Err(error), Origin::Predecessor) => bail!("server.upgrade_socket: {error:#}"),
     };
-    match (prepare(launch, sockets, meeting_point), link) {
+    match (prepare(launch, sockets, meeting_point, link.as_mut()), link) {
         (Ok((server, mut signals)), link) => {
             signals.predecessor = link;
             serve(server, signals)
@@ -116,6 +118,7 @@ fn prepare(
     launch: Launch<'_>,
     sockets: Vec<Socket>,
     meeting_point: anyhow::Result<PathBuf>,
+    predecessor: Option<&mut Predecessor>,
 ) -> anyhow::Result<(Server, Signals)> {
     let Launch { config, file, announce, .. } = launch;
     let listeners = Listeners::open(config, sockets)?;
@@ -126,6 +129,9 @@ fn prepare(
     state::open(config.state_dir.as_deref());
     let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
     let mut gateway = Gateway::new(config.clone(), hasher, metrics);
+    if let Some(predecessor) = predecessor {
+        predecessor.take_estate()?;
+    }
     gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
     let gateway = Arc::new(gateway);
     TableMetrics::register(registry, gateway.clone())?;
@@ -135,6 +141,7 @@ fn prepare(
         listeners.share(config)?,
         command.context("the system does not tell where the binary is")?,
         systemd::main_process,
+        estate(&gateway),
     );
     let reloader = Arc::new(Reloader::new(gateway.clone(), file));
     let watchdog = Watchdog::wanted(&gateway, config.server.listen.first().copied())?;
@@ -170,6 +177,15 @@ fn prepare(
         predecessor: None,
     };
     Ok((server, signals))
+}
+
+/// What passes to a successor besides the sockets: the registry, whose file one process locks.
+fn estate(gateway: &Arc<Gateway>) -> Estate {
+    let (closed, opened) = (gateway.clone(), gateway.clone());
+    Estate {
+        let_go: Box::new(move || closed.registry.let_go()),
+        take_back: Box::new(move || opened.registry.take_back()),
+    }
 }
 
 /// Runs to the end. Pingora's server does not say how that came; a cell does.

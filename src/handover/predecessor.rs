@@ -1,6 +1,7 @@
 //! The side that hands over.
 
 use super::channel::{Channel, Message, Named, PROTOCOL};
+use super::estate::Loan;
 use super::socket::{Role, Socket};
 use super::{FOUND_WITHIN, READY_WITHIN};
 use crate::clock;
@@ -76,8 +77,14 @@ pub(super) struct Serving {
     pub(super) process: i32,
 }
 
-/// Gives the successor at `path` the sockets and waits until it serves.
-pub(super) fn offer(path: &Path, sockets: &[Socket], heir: &mut Heir) -> Result<Serving, Failure> {
+/// Gives the successor at `path` the sockets, and the estate when it asks for it, and waits until
+/// it serves.
+pub(super) fn offer(
+    path: &Path,
+    sockets: &[Socket],
+    heir: &mut Heir,
+    loan: &mut Loan<'_>,
+) -> Result<Serving, Failure> {
     let started = clock::now();
     let stream = find(path, heir, started)?;
     let end = match heir {
@@ -98,10 +105,11 @@ pub(super) fn offer(path: &Path, sockets: &[Socket], heir: &mut Heir) -> Result<
         .map(|socket| Named { role: socket.role.unwrap_or(Role::Data), address: socket.address });
     let message = Message::Sockets { protocol: PROTOCOL, sockets: named.collect() };
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.listener.as_fd()).collect();
-    match channel.send(&message, &fds).and_then(|()| channel.receive(end)) {
-        Ok((Message::Ready, _)) => Ok(Serving { channel, process }),
-        Ok((Message::Failed { why }, _)) => Err(Failure::Declined(why)),
-        Ok((other, _)) => Err(Failure::Broken(io::Error::other(format!("it said {other:?}")))),
+    let sent = channel.send(&message, &fds);
+    match sent.and_then(|()| attend(&mut channel, loan, end)) {
+        Ok(Message::Ready) => Ok(Serving { channel, process }),
+        Ok(Message::Failed { why }) => Err(Failure::Declined(why)),
+        Ok(other) => Err(Failure::Broken(io::Error::other(format!("it said {other:?}")))),
         Err(error) => Err(match error.kind() {
             ErrorKind::TimedOut => Failure::NotReady,
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
@@ -109,6 +117,18 @@ pub(super) fn offer(path: &Path, sockets: &[Socket], heir: &mut Heir) -> Result<
             }
             _ => Failure::Broken(error),
         }),
+    }
+}
+
+/// Waits for the word that decides, and lets the estate go when that is asked for before.
+fn attend(channel: &mut Channel, loan: &mut Loan<'_>, end: Instant) -> io::Result<Message> {
+    match channel.receive(end)? {
+        (Message::Release, _) => {
+            loan.give();
+            channel.send(&Message::Released, &[])?;
+            Ok(channel.receive(end)?.0)
+        }
+        (message, _) => Ok(message),
     }
 }
 

@@ -225,6 +225,9 @@ impl Keeper {
                 if matches!(self.holding, Holding::Away) {
                     self.holding = Holding::Wanted;
                     self.reopen();
+                    if matches!(self.holding, Holding::Wanted) {
+                        log::warn!("changes are refused until the registry's file is free again");
+                    }
                 }
             }
             Letter::End => return false,

@@ -15,7 +15,7 @@ use crate::config::{
     Secret, Server, ServerAddress, Timeouts, Upstream, UpstreamServer,
 };
 use crate::gateway::Gateway;
-use crate::handover::Upgrader;
+use crate::handover::{Estate, Upgrader};
 use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
@@ -102,7 +102,13 @@ impl Rig {
         let router = router(AdminState {
             gateway: gateway.clone(),
             reloader: Arc::new(Reloader::new(gateway.clone(), None)),
-            upgrader: Upgrader::new(Ok("unused.sock".into()), Vec::new(), None, |_| ()),
+            upgrader: Upgrader::new(
+                Ok("unused.sock".into()),
+                Vec::new(),
+                None,
+                |_| (),
+                Estate::none(),
+            ),
             listen: listen.parse().unwrap(),
             token: token.map(|token| Secret::new(token.to_owned())),
             metrics: registry,

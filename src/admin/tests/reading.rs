@@ -320,7 +320,7 @@ async fn what_is_not_there_is_a_problem_and_a_wrong_method_is_told_the_right_one
     }
     let cases = [
         (Method::POST, "/health", "GET,HEAD"),
-        (Method::OPTIONS, "/clients/a/tier", "PUT,POST"),
+        (Method::OPTIONS, "/clients/a/tier", "PUT,POST,DELETE"),
         (Method::GET, "/clients/a/limit", "PUT,DELETE"),
         (Method::DELETE, "/docs/", "GET,HEAD"),
         (Method::GET, "/reload", "POST"),
