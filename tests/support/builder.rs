@@ -15,6 +15,7 @@ const WIDE_TIERS: &str = "free: {rate: 100000/s, burst: 100000}";
 /// under the key of its name, indented as the test likes.
 #[derive(Clone, Debug)]
 pub struct GatewayBuilder {
+    state_dir: Option<String>,
     server: String,
     clients: String,
     tiers: String,
@@ -30,6 +31,7 @@ pub struct GatewayBuilder {
 impl Default for GatewayBuilder {
     fn default() -> Self {
         Self {
+            state_dir: None,
             server: String::new(),
             clients: "identify: [ip]\ndefault_tier: free".to_owned(),
             tiers: WIDE_TIERS.to_owned(),
@@ -45,6 +47,12 @@ impl Default for GatewayBuilder {
 }
 
 impl GatewayBuilder {
+    /// The folder of what outlives the process, beside the configuration.
+    pub fn state_dir(mut self, folder: &str) -> Self {
+        self.state_dir = Some(folder.to_owned());
+        self
+    }
+
     /// Further keys of `server`, beside the listener.
     pub fn server(mut self, yaml: &str) -> Self {
         self.server = yaml.to_owned();
@@ -113,7 +121,11 @@ impl GatewayBuilder {
 
     /// The configuration file with these listeners.
     pub fn yaml(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> String {
-        let mut yaml = format!("server:\n  listen: \"{data}\"\n");
+        let mut yaml = String::new();
+        if let Some(folder) = &self.state_dir {
+            let _ = writeln!(yaml, "state_dir: {folder}");
+        }
+        let _ = write!(yaml, "server:\n  listen: \"{data}\"\n");
         if !self.server.contains("workers:") {
             yaml.push_str("  workers: 1\n");
         }

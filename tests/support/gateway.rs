@@ -76,6 +76,24 @@ impl Gateway {
         Self::spawned(command, self.dir.clone(), self.env.clone(), at)
     }
 
+    /// Starts another process with the same configuration in the same folder, after this one
+    /// has ended, and waits until it is ready.
+    #[track_caller]
+    pub fn again(&mut self) -> Self {
+        assert!(!self.is_running(), "it runs");
+        let mut command = command(self.dir.path());
+        command.args(["run", "-c", "tollgate.yaml"]);
+        let at = [self.data, self.admin, self.metrics];
+        let again = Self::spawned(command, self.dir.clone(), self.env.clone(), at);
+        again.ready().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Ends its process as no signal handler can see.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("own child");
+        self.ended = Some(self.child.wait().expect("own child"));
+    }
+
     #[track_caller]
     fn spawned(
         mut command: Command,

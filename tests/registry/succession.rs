@@ -1,0 +1,188 @@
+//! The registry passes to a successor and comes back from one that fails, and no change that was
+//! acknowledged is lost.
+
+use crate::rig::{all_of, change, lasting};
+use crate::support::{DEADLINE, Gateway, Upstream, run_to_exit, signal_process, until};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// A process that no child handle holds; ended with the test.
+struct Stray(u32);
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        signal_process(self.0, "KILL");
+    }
+}
+
+fn hand_over(old: &Gateway) {
+    until("the successor waits", || old.path("upgrade.sock").exists().then_some(()));
+    old.signal("QUIT");
+}
+
+fn set(gateway: &Gateway, id: &str) {
+    change(gateway, "PUT", &format!("/clients/{id}/tier"), r#"{"tier":"gold"}"#);
+}
+
+fn clients(gateway: &Gateway) -> BTreeSet<String> {
+    let clients = all_of(gateway, "clients", 1_000);
+    clients.iter().map(|client| client["client"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Sets one client after the other until it is over; those whose change was acknowledged, and
+/// how many were refused for a moment.
+fn set_many(gateway: &Gateway, prefix: &str, is_over: &AtomicBool) -> (Vec<String>, usize) {
+    let (mut set, mut refused) = (Vec::new(), 0);
+    for number in 0.. {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        let id = format!("{prefix}{number}");
+        let Some(mut client) = crate::support::Client::try_connect(gateway.admin) else { continue };
+        let body = r#"{"tier":"gold"}"#;
+        let request = format!(
+            "PUT /clients/{id}/tier HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        if client.try_send(request).is_err() {
+            continue;
+        }
+        let Ok(Some(reply)) = client.try_reply() else { continue };
+        match reply.status {
+            200 => set.push(id),
+            503 => {
+                assert!(reply.header("retry-after").is_some(), "{}", reply.text());
+                refused += 1;
+            }
+            status => panic!("{status}: {}", reply.text()),
+        }
+    }
+    (set, refused)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_while_processes_come_and_go() {
+    let upstream = Upstream::new();
+    let mut gateway = lasting(&upstream).start();
+    let folder = gateway.config().parent().unwrap().to_owned();
+    let is_over = AtomicBool::new(false);
+    let mut processes = Vec::new();
+    let acknowledged: Vec<String> = thread::scope(|scope| {
+        let (gateway, is_over) = (&gateway, &is_over);
+        let writers: Vec<_> = ["a", "b", "c"]
+            .into_iter()
+            .map(|prefix| scope.spawn(move || set_many(gateway, prefix, is_over)))
+            .collect();
+        for _ in 0..3 {
+            let finished = run_to_exit(&folder, &["upgrade", "-c", "tollgate.yaml"]);
+            let process = finished.stdout.split_whitespace().nth(1).map(str::parse);
+            match process {
+                Some(Ok(process)) => processes.push(Stray(process)),
+                _ => is_over.store(true, Ordering::Relaxed),
+            }
+            assert_eq!(finished.code, Some(0), "{finished:?}");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        writers.into_iter().flat_map(|writer| writer.join().unwrap().0).collect()
+    });
+    assert!(acknowledged.len() > 20, "{}", acknowledged.len());
+    assert!(gateway.exit_within(DEADLINE).is_some());
+    let kept = clients(&gateway);
+    let lost: Vec<_> = acknowledged.iter().filter(|id| !kept.contains(*id)).collect();
+    assert!(lost.is_empty(), "{} of {}: {lost:?}", lost.len(), acknowledged.len());
+    set(&gateway, "last");
+}
+
+#[test]
+fn a_successor_that_ends_gives_the_registry_back() {
+    let upstream = Upstream::new();
+    let builder = lasting(&upstream);
+    let gateway = builder.start();
+    set(&gateway, "before");
+    // It takes everything over but cannot open this.
+    let yaml = builder.yaml(gateway.data, gateway.admin, gateway.metrics);
+    gateway.rewrite_as(&yaml.replace("upgrade_socket", "access_log: {file: /}\n  upgrade_socket"));
+    let failed = gateway.admin_request("POST", "/upgrade", &[], "");
+    assert_eq!(failed.status, 500, "{}", failed.text());
+    gateway.rewrite_as(&yaml);
+    set(&gateway, "after");
+    assert_eq!(gateway.admin_get("/health").json()["registry"], "durable");
+}
+
+#[test]
+fn a_successor_that_dies_with_the_registry_open_gives_it_back() {
+    let upstream = Upstream::new();
+    let mut gateway = lasting(&upstream).start();
+    set(&gateway, "before");
+    let mut new = gateway.successor();
+    let process = new.process();
+    until("the successor waits", || gateway.path("upgrade.sock").exists().then_some(()));
+    thread::scope(|scope| {
+        // The registry is away for some milliseconds only; stop the successor within them.
+        scope.spawn(|| {
+            until("it has the registry", || {
+                let open = format!("/proc/{process}/fd");
+                let files = std::fs::read_dir(open).ok()?;
+                let mut names = files.flatten().flat_map(|file| std::fs::read_link(file.path()));
+                names.any(|name| name.ends_with("registry.redb")).then_some(())
+            });
+            signal_process(process, "STOP");
+        });
+        gateway.signal("QUIT");
+    });
+    if gateway.exit_within(std::time::Duration::from_millis(300)).is_some() {
+        // It was quicker and serves; then there is nothing to give back.
+        signal_process(process, "CONT");
+        set(&new, "after");
+        return;
+    }
+    let away = gateway.admin_request("PUT", "/clients/x/tier", &[], r#"{"tier":"gold"}"#);
+    assert_eq!(away.status, 503, "{}", away.text());
+    assert_eq!(away.header("retry-after"), Some("1"));
+    assert_eq!(gateway.get("/").status, 200, "requests go on");
+    new.kill();
+    until("changes are taken again", || {
+        let body = r#"{"tier":"gold"}"#;
+        let reply = gateway.admin_request("PUT", "/clients/after/tier", &[], body);
+        (reply.status == 200).then_some(())
+    });
+    assert!(clients(&gateway).contains("before"));
+    let new = gateway.successor();
+    hand_over(&gateway);
+    assert!(gateway.exit_within(DEADLINE).is_some());
+    let kept = clients(&new);
+    assert!(kept.contains("before") && kept.contains("after"), "{kept:?}");
+}
+
+#[test]
+fn two_gateways_cannot_have_one_registry() {
+    let upstream = Upstream::new();
+    let gateway = lasting(&upstream).start();
+    let [data, admin, metrics] = crate::support::free_addresses();
+    let yaml = lasting(&upstream).yaml(data, admin, metrics);
+    std::fs::write(gateway.path("other.yaml"), yaml).unwrap();
+    let folder = gateway.config().parent().unwrap().to_owned();
+    let finished = run_to_exit(&folder, &["run", "-c", "other.yaml"]);
+    assert_eq!(finished.code, Some(1));
+    assert!(finished.stderr.contains("state_dir of its own"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_damaged_file_does_not_keep_the_gateway_from_serving() {
+    let upstream = Upstream::new();
+    let mut gateway = lasting(&upstream).start();
+    set(&gateway, "lost");
+    gateway.kill();
+    std::fs::write(gateway.path("state/registry.redb"), "not a registry at all").unwrap();
+    let gateway = gateway.again();
+    assert_eq!(gateway.get("/").status, 200);
+    let health = gateway.admin_get("/health");
+    assert_eq!(health.status, 200);
+    assert_eq!(health.json()["status"], "degraded");
+    assert_eq!(health.json()["registry"], "anew");
+    assert!(gateway.stderr().contains("registry.redb.damaged-"), "{}", gateway.stderr());
+    set(&gateway, "kept");
+    assert!(clients(&gateway).contains("kept"));
+}
