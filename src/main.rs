@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use tollgate::app::{self, Announce, Launch, Origin};
-use tollgate::cli::{self, Arguments, Command, manual};
+use tollgate::cli::{self, Arguments, Command, Format, Transfer, manual};
 use tollgate::config::{self, LoadError, Loaded};
+use tollgate::remote::clients::{self, TransferError};
 use tollgate::remote::{self, Answer, Remote};
 use tollgate::{demo, telemetry};
 
@@ -29,6 +30,12 @@ fn main() -> ExitCode {
         Command::Reload { gateway, to: Some(generation) } => go_back(&gateway.path(), generation),
         Command::Upgrade { gateway } => upgrade(&gateway.path()),
         Command::Status { gateway } => status(&gateway.path()),
+        Command::Clients { way: Transfer::Import { gateway, file, format } } => {
+            import(&gateway.path(), &file, format)
+        }
+        Command::Clients { way: Transfer::Export { gateway, format, prefix } } => {
+            export(&gateway.path(), format, &prefix)
+        }
         Command::Demo => serve(demo::run),
         Command::Ready { address, path, any_status } => ready(address, &path, any_status),
         Command::Completions { shell } => {
@@ -121,6 +128,31 @@ fn status(file: &Path) -> Outcome {
     }
     print(&remote::describe_status(&health.body, &circuits.body, &upstreams.body));
     Ok(ExitCode::SUCCESS)
+}
+
+fn import(config: &Path, file: &Path, format: Option<Format>) -> Outcome {
+    let remote = remote(config)?;
+    let imported = transferred(clients::import(&remote, file, format))?;
+    say(&format!("{imported} clients imported"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(config: &Path, format: Format, prefix: &str) -> Outcome {
+    let remote = remote(config)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let exported = transferred(clients::export(&remote, format, prefix, &mut out))?;
+    say(&format!("{exported} clients exported"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn transferred(outcome: Result<usize, TransferError>) -> Result<usize, ExitCode> {
+    outcome.map_err(|error| {
+        say(&format!("tollgate: {error}"));
+        match error {
+            TransferError::Unreachable(_) => ExitCode::from(EX_UNAVAILABLE),
+            _ => ExitCode::FAILURE,
+        }
+    })
 }
 
 /// The admin API of the gateway that serves `file`, or would if that were right.

@@ -67,7 +67,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
         ],
     ),
     ("reload", &["config", "gateway"]),
-    ("remote", &["config"]),
+    ("remote", &["cli", "clock", "config"]),
     ("demo", &["app", "config"]),
     (
         "app",

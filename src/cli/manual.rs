@@ -108,10 +108,19 @@ const SECTIONS: [Section; 5] = [
 pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = Arguments::command().disable_help_subcommand(true);
     program.build();
-    let shown = program.get_subcommands().filter(|command| !command.is_hide_set());
-    let mut pages = shown.map(|command| page(command, &[])).collect::<io::Result<Vec<_>>>()?;
+    let mut pages = Vec::new();
+    for command in shown(&program) {
+        for part in shown(command) {
+            pages.push(page(part, &[])?);
+        }
+        pages.push(page(command, &[])?);
+    }
     pages.push(page(&program, &SECTIONS)?);
     Ok(pages)
+}
+
+fn shown(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+    command.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
 /// Writes every page to the folder `out`, which is made if it is missing.
@@ -167,11 +176,16 @@ mod tests {
     fn every_command_that_help_shows_has_a_page_that_the_first_one_names() {
         let first = text_of("tollgate.1");
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        for command in ["run", "check", "reload", "upgrade", "status", "demo"] {
+        for command in ["run", "check", "reload", "upgrade", "status", "clients", "demo"] {
             assert!(names.contains(&format!("tollgate-{command}.1")), "{names:?}");
             assert!(first.contains(&format!(r"tollgate\-{command}(1)")), "{first}");
         }
-        assert_eq!(names.len(), 7, "{names:?}");
+        let clients = text_of("tollgate-clients.1");
+        for part in ["import", "export"] {
+            assert!(names.contains(&format!("tollgate-clients-{part}.1")), "{names:?}");
+            assert!(clients.contains(&format!(r"tollgate\-clients\-{part}(1)")), "{clients}");
+        }
+        assert_eq!(names.len(), 10, "{names:?}");
     }
 
     #[test]

@@ -16,3 +16,4 @@ mod rig;
 mod succession;
 #[path = "../support/mod.rs"]
 mod support;
+mod transfer;

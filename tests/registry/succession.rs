@@ -4,6 +4,8 @@
 use crate::rig::{all_of, change, lasting};
 use crate::support::{DEADLINE, Gateway, Upstream, run_to_exit, signal_process, until};
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -111,49 +113,78 @@ fn a_successor_that_ends_gives_the_registry_back() {
     assert_eq!(gateway.admin_get("/health").json()["registry"], "durable");
 }
 
+/// A successor that this test plays: it has the sockets and the registry, and does not serve.
+struct Played {
+    stream: UnixStream,
+    registry: redb::Database,
+}
+
+impl Played {
+    fn takes_over_from(old: &Gateway) -> Played {
+        let listener = UnixListener::bind(old.path("upgrade.sock")).unwrap();
+        old.signal("QUIT");
+        // The sockets come with this line; reading it like any other closes them.
+        let (mut stream, _) = listener.accept().unwrap();
+        std::fs::remove_file(old.path("upgrade.sock")).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains("sockets"));
+        set(old, "until-asked");
+        stream.write_all(b"\"release\"\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "\"released\"");
+        let registry = redb::Database::open(old.path("state/registry.redb")).unwrap();
+        Played { stream, registry }
+    }
+}
+
+/// Whether a change is made; if not, it must be said when to ask again.
+fn can_change(gateway: &Gateway, id: &str) -> bool {
+    let target = format!("/clients/{id}/tier");
+    let reply = gateway.admin_request("PUT", &target, &[], r#"{"tier":"gold"}"#);
+    if reply.status == 503 {
+        assert_eq!(reply.header("retry-after"), Some("1"));
+        assert_eq!(gateway.admin_get("/clients").status, 503);
+        assert_eq!(gateway.admin_get(&format!("/clients/{id}")).status, 200);
+        assert_eq!(gateway.get("/").status, 200, "requests go on");
+    }
+    reply.status == 200
+}
+
 #[test]
 fn a_successor_that_dies_with_the_registry_open_gives_it_back() {
     let upstream = Upstream::new();
     let mut gateway = lasting(&upstream).start();
     set(&gateway, "before");
-    let mut new = gateway.successor();
-    let process = new.process();
-    until("the successor waits", || gateway.path("upgrade.sock").exists().then_some(()));
-    thread::scope(|scope| {
-        // The registry is away for some milliseconds only; stop the successor within them.
-        scope.spawn(|| {
-            until("it has the registry", || {
-                let open = format!("/proc/{process}/fd");
-                let files = std::fs::read_dir(open).ok()?;
-                let mut names = files.flatten().flat_map(|file| std::fs::read_link(file.path()));
-                names.any(|name| name.ends_with("registry.redb")).then_some(())
-            });
-            signal_process(process, "STOP");
-        });
-        gateway.signal("QUIT");
-    });
-    if gateway.exit_within(std::time::Duration::from_millis(300)).is_some() {
-        // It was quicker and serves; then there is nothing to give back.
-        signal_process(process, "CONT");
-        set(&new, "after");
-        return;
-    }
-    let away = gateway.admin_request("PUT", "/clients/x/tier", &[], r#"{"tier":"gold"}"#);
-    assert_eq!(away.status, 503, "{}", away.text());
-    assert_eq!(away.header("retry-after"), Some("1"));
-    assert_eq!(gateway.get("/").status, 200, "requests go on");
-    new.kill();
-    until("changes are taken again", || {
-        let body = r#"{"tier":"gold"}"#;
-        let reply = gateway.admin_request("PUT", "/clients/after/tier", &[], body);
-        (reply.status == 200).then_some(())
-    });
-    assert!(clients(&gateway).contains("before"));
+    let Played { stream, registry } = Played::takes_over_from(&gateway);
+    assert!(!can_change(&gateway, "x"));
+    assert_eq!(gateway.admin_get("/health").json()["registry"], "handed_over");
+    drop(stream);
+    until("it has noticed", || gateway.stderr().contains("no upgrade").then_some(()));
+    assert!(!can_change(&gateway, "x"), "the file is not free yet");
+    drop(registry);
+    until("changes are made again", || can_change(&gateway, "after").then_some(()));
+    assert!(gateway.is_running());
+    assert_eq!(gateway.admin_get("/health").json()["registry"], "durable");
+
     let new = gateway.successor();
     hand_over(&gateway);
     assert!(gateway.exit_within(DEADLINE).is_some());
     let kept = clients(&new);
-    assert!(kept.contains("before") && kept.contains("after"), "{kept:?}");
+    for id in ["before", "until-asked", "after"] {
+        assert!(kept.contains(id), "{id} {kept:?}");
+    }
+    assert!(!kept.contains("x"));
+}
+
+#[test]
+fn a_successor_that_says_it_failed_gives_the_registry_back() {
+    let upstream = Upstream::new();
+    let gateway = lasting(&upstream).start();
+    let Played { mut stream, registry } = Played::takes_over_from(&gateway);
+    drop(registry);
+    stream.write_all(b"{\"failed\":{\"why\":\"no room\"}}\n").unwrap();
+    until("changes are made again", || can_change(&gateway, "after").then_some(()));
+    until("it has said so", || gateway.stderr().contains("no room").then_some(()));
 }
 
 #[test]
