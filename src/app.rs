@@ -16,6 +16,7 @@ pub use listeners::bind;
 use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::gateway::registry_metrics::RegistryMetrics;
 use crate::gateway::table_metrics::TableMetrics;
 use crate::handover::{
     self, CommandLine, Estate, Inheritance, Predecessor, Socket, Upgrader, Waiting,
@@ -135,6 +136,7 @@ fn prepare(
     gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
     let gateway = Arc::new(gateway);
     TableMetrics::register(registry, gateway.clone())?;
+    RegistryMetrics::register(registry, gateway.clone())?;
     let command = file.is_some().then(CommandLine::own).transpose();
     let upgrader = Upgrader::new(
         meeting_point,

@@ -7,6 +7,7 @@
 
 mod build;
 pub mod client_places;
+pub mod registry_metrics;
 pub mod table_metrics;
 
 use crate::config::{self, Config};

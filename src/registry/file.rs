@@ -52,14 +52,21 @@ pub(super) enum OpenError {
     Taken,
     /// It is no registry, or a broken one.
     #[error("{0}")]
-    Unusable(String),
+    Damaged(String),
+    /// It cannot be reached, which says nothing about what it holds.
+    #[error("{0}")]
+    OutOfReach(String),
 }
 
 impl From<redb::Error> for OpenError {
     fn from(error: redb::Error) -> OpenError {
+        use io::ErrorKind::{InvalidData, UnexpectedEof};
         match error {
             redb::Error::DatabaseAlreadyOpen => OpenError::Taken,
-            error => OpenError::Unusable(error.to_string()),
+            redb::Error::Io(error) if !matches!(error.kind(), InvalidData | UnexpectedEof) => {
+                OpenError::OutOfReach(error.to_string())
+            }
+            error => OpenError::Damaged(error.to_string()),
         }
     }
 }
@@ -78,7 +85,7 @@ impl Store {
 
     /// The file in `folder`, made where it is missing, checked page by page where it is not.
     pub(super) fn open(folder: &Path) -> Result<Store, OpenError> {
-        make_file(folder).map_err(|error| OpenError::Unusable(error.to_string()))?;
+        make_file(folder).map_err(|error| OpenError::OutOfReach(error.to_string()))?;
         // A damaged file should be an error, and is a panic at worst.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let opened = Database::builder()
@@ -87,7 +94,7 @@ impl Store {
                 .create(folder.join(FILE_NAME));
             Store::prepared(opened)
         }));
-        opened.unwrap_or_else(|_| Err(OpenError::Unusable("its contents are inconsistent".into())))
+        opened.unwrap_or_else(|_| Err(OpenError::Damaged("its contents are inconsistent".into())))
     }
 
     fn prepared(opened: Result<Database, DatabaseError>) -> Result<Store, OpenError> {
@@ -101,7 +108,7 @@ impl Store {
         })?;
         match layout {
             THIS_LAYOUT => Ok(store),
-            other => Err(OpenError::Unusable(format!("it has layout {other}, of another version"))),
+            other => Err(OpenError::Damaged(format!("it has layout {other}, of another version"))),
         }
     }
 

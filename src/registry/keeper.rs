@@ -25,6 +25,8 @@ const MAX_BATCH: usize = 256;
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// How often a file that another process still has is tried again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How often one that could not be used is.
+const RETRY_FAILING: Duration = Duration::from_secs(1);
 /// How long a file that another process has at the start is waited for: it may be ending.
 const FREE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -70,8 +72,8 @@ impl Keeper {
     /// Opens the registry and reads all of it.
     ///
     /// # Errors
-    /// When another process has the file. Whatever else is wrong with it, the registry begins
-    /// anew, and says so.
+    /// When another process has the file. Where it is damaged the registry begins anew, and where
+    /// it cannot be reached it begins empty and takes no changes; both are said aloud.
     pub(super) fn start(
         folder: Option<&Path>,
         memory: Arc<Memory>,
@@ -97,7 +99,8 @@ impl Keeper {
         match opened {
             Ok(()) => {}
             Err(OpenError::Taken) => return Err(RegistryError::Taken),
-            Err(OpenError::Unusable(why)) => keeper.begin_anew(&why),
+            Err(OpenError::Damaged(why)) => keeper.begin_anew(&why),
+            Err(OpenError::OutOfReach(why)) => keeper.go_without(&why),
         }
         Ok(keeper)
     }
@@ -127,46 +130,43 @@ impl Keeper {
         Ok(())
     }
 
-    /// Puts a file that cannot be used aside and begins a new one.
+    /// Puts a damaged file aside and begins a new one.
     fn begin_anew(&mut self, why: &str) {
-        let Some(folder) = &self.folder else {
-            log::error!("the registry cannot be kept in memory: {why}");
-            return self.status.set(Condition::Failing);
-        };
+        let Some(folder) = self.folder.clone() else { return self.go_without(why) };
         let path = folder.join(FILE_NAME);
         let aside = folder.join(format!("{FILE_NAME}.damaged-{}", clock::unix_ms()));
-        let moved = std::fs::rename(&path, &aside);
-        match moved
-            .map_err(|error| error.to_string())
-            .and_then(|()| self.open().map_err(|error| error.to_string()))
-        {
+        let moved = std::fs::rename(&path, &aside).map_err(|error| error.to_string());
+        match moved.and_then(|()| self.open().map_err(|error| error.to_string())) {
             Ok(()) => {
                 log::error!(
-                    "{} cannot be used ({why}); it was kept as {}, and the registry begins anew: \
-                     clients, keys and blocks that were set at run time are gone until that file \
-                     is repaired or what it held is imported",
+                    "{} is damaged ({why}); it was kept as {}, and the registry begins anew: \
+                     clients, keys and blocks that were set at run time are gone until they are \
+                     set again",
                     path.display(),
                     aside.display()
                 );
                 self.status.set(Condition::Anew);
             }
-            Err(error) => {
-                log::error!(
-                    "{} cannot be used ({why}) and no new one can be made ({error}): clients, keys \
-                     and blocks set at run time are not there, and none can be set",
-                    path.display()
-                );
-                self.status.set(Condition::Failing);
-            }
+            Err(error) => self.go_without(&format!("{why}; no new one can be made: {error}")),
         }
+    }
+
+    /// Begins with nothing. The file is tried again now and then.
+    fn go_without(&self, why: &str) {
+        log::error!(
+            "the registry's file cannot be used: clients, keys and blocks that were set at run \
+             time are not known, and none can be set: {why}"
+        );
+        self.status.set(Condition::Failing);
     }
 
     /// Serves until it is told to end.
     pub(super) fn run(mut self, letters: &Receiver<Letter>) {
         loop {
-            let patience = match self.holding {
-                Holding::Wanted => RETRY,
-                Holding::Open(_) | Holding::Away => PURGE_EVERY,
+            let patience = match (&self.holding, self.status.get()) {
+                (Holding::Wanted, Condition::HandedOver) => RETRY,
+                (Holding::Wanted, _) => RETRY_FAILING,
+                (Holding::Open(_) | Holding::Away, _) => PURGE_EVERY,
             };
             let letter = match letters.recv_timeout(patience) {
                 Ok(letter) => Some(letter),
@@ -189,7 +189,7 @@ impl Keeper {
         match self.open() {
             Ok(()) => log::info!("the registry's file is open again"),
             Err(OpenError::Taken) => {}
-            Err(OpenError::Unusable(why)) => log::debug!("the registry cannot be opened: {why}"),
+            Err(error) => log::debug!("the registry cannot be opened: {error}"),
         }
     }
 

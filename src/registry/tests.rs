@@ -226,6 +226,10 @@ fn where_nothing_can_be_written_changes_are_refused() {
     assert_eq!(registry.condition(), Condition::Failing);
     assert!(matches!(registry.set_tier("a", "basic"), Err(RegistryError::Failing(_))));
     assert!(now(registry.clients("", None, 1)).is_err());
+    // Once it can, they are made.
+    fs::remove_file(folder.path().join("file")).unwrap();
+    registry.set_tier("a", "basic").unwrap();
+    assert_eq!((registry.condition(), registry.ids()), (Condition::Durable, vec!["a".into()]));
 }
 
 #[test]
