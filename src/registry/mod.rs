@@ -1,9 +1,9 @@
 //! Who the clients are: what the configuration registers, and what the admin API changed
 //! since; and who is blocked.
 //!
-//! Requests read maps in [`memory`] and never wait. Changes stand over the configuration and
+//! Requests read maps in `memory` and never wait. Changes stand over the configuration and
 //! name tiers by name, so that they outlive the configuration they were made under. One thread
-//! makes them ([`keeper`]), on disk first where there is a `state_dir`, so what was acknowledged
+//! makes them (`keeper`), on disk first where there is a `state_dir`, so what was acknowledged
 //! is there after any end of the process.
 
 mod blocks;
