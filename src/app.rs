@@ -21,7 +21,6 @@ use crate::handover::{self, CommandLine, Inheritance, Socket, Upgrader, Waiting}
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
 use crate::reload::Reloader;
-use crate::store::key::KeyHasher;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::app::GuardedApp;
 use crate::wire::connections::Connections;
@@ -116,15 +115,15 @@ fn prepare(
     sockets: Vec<Socket>,
     meeting_point: anyhow::Result<PathBuf>,
 ) -> anyhow::Result<(Server, Signals)> {
-    let Launch { config, file, announce, .. } = launch;
+    let Launch { config, file, announce, origin } = launch;
     let listeners = Listeners::open(config, sockets)?;
     let registry = prometheus::default_registry();
     let metrics = Arc::new(Metrics::register(registry)?);
     let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
         .context("server.access_log cannot be opened")?;
-    state::open(config.state_dir.as_deref());
-    let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
-    let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
+    let folder = state::open(config.state_dir.as_deref());
+    let (limiter, lock) = state::limiter(config, folder, origin)?;
+    let gateway = Arc::new(Gateway::with_limiter(config.clone(), limiter, metrics));
     TableMetrics::register(registry, gateway.clone())?;
     let command = file.is_some().then(CommandLine::own).transpose();
     let upgrader = Upgrader::new(
@@ -165,6 +164,7 @@ fn prepare(
         announce,
         serving,
         predecessor: None,
+        lock: Mutex::new(lock),
     };
     Ok((server, signals))
 }
