@@ -76,6 +76,17 @@ impl Gateway {
         Self::spawned(command, self.dir.clone(), self.env.clone(), at)
     }
 
+    /// Starts another one with the same configuration in the same folder, after this one has
+    /// ended, and waits until it is ready.
+    #[track_caller]
+    pub fn again(&self) -> Self {
+        let mut command = command(self.dir.path());
+        command.args(["run", "-c", "tollgate.yaml"]);
+        let at = [self.data, self.admin, self.metrics];
+        let next = Self::spawned(command, self.dir.clone(), self.env.clone(), at);
+        next.ready().unwrap_or_else(|why| panic!("{why}"))
+    }
+
     #[track_caller]
     fn spawned(
         mut command: Command,
