@@ -16,8 +16,8 @@ use super::set::{RESERVED_SLOTS, SLOTS_PER_SET, Set, Slot};
 pub(super) fn carry_over(from: &[Set], to: &[Set], now: u64) -> usize {
     let sources = from.len().div_ceil(to.len());
     let mut left_out = 0;
+    let mut live = Vec::with_capacity(sources * SLOTS_PER_SET);
     for (number, target) in to.iter().enumerate() {
-        let mut live = Vec::with_capacity(sources * SLOTS_PER_SET);
         let mut shared = Slot::EMPTY;
         for source in 0..sources {
             let set = &from[(number + source * to.len()) & (from.len() - 1)];
@@ -29,7 +29,7 @@ pub(super) fn carry_over(from: &[Set], to: &[Set], now: u64) -> usize {
             live.extend(owned.filter(|(_, slot)| is_of(*slot, number, to.len(), now)));
         }
         live.sort_unstable_by_key(|(_, slot)| std::cmp::Reverse(slot.state));
-        for (index, slot) in live {
+        for (index, slot) in live.drain(..) {
             if !place(target, index, slot) {
                 left_out += 1;
                 shared.state = shared.state.max(slot.state);

@@ -76,23 +76,42 @@ fn open(path: &Path, create: bool) -> io::Result<File> {
         .open(path)
 }
 
+/// Why a table that is there cannot be gone on with.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It is not one of ours, or not any more, and will not become one.
+    WithTheFile(String),
+    /// The system could not do it now; the file may be good.
+    WithTheSystem(String),
+}
+
+impl Trouble {
+    /// What the system says cannot be done to the file, as `what`.
+    pub(super) fn from_system(what: &str, error: io::Error) -> Trouble {
+        let text = format!("it cannot be {what}: {error}");
+        match Errno::from_io_error(&error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR) => {
+                Trouble::WithTheSystem(text)
+            }
+            _ => Trouble::WithTheFile(text),
+        }
+    }
+}
+
 /// Opens the table of `folder`, where there is one that nobody else can change.
-///
-/// # Errors
-/// What is wrong with it, for people.
-pub(super) fn open_table(folder: &Path) -> Result<Option<File>, String> {
+pub(super) fn open_table(folder: &Path) -> Result<Option<File>, Trouble> {
     let file = match open(&folder.join(TABLE), false) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("it cannot be opened: {error}")),
+        Err(error) => return Err(Trouble::from_system("opened", error)),
     };
-    let found = file.metadata().map_err(|error| error.to_string())?;
+    let found = file.metadata().map_err(|error| Trouble::from_system("read", error))?;
     if !found.is_file() {
-        return Err("it is not a file".to_owned());
+        return Err(Trouble::WithTheFile("it is not a file".to_owned()));
     }
     // Whoever else may write it may shorten it under our feet.
     if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err("others than this user may write it".to_owned());
+        return Err(Trouble::WithTheFile("others than this user may write it".to_owned()));
     }
     Ok(Some(file))
 }

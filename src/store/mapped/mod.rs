@@ -25,7 +25,7 @@ pub use timeline::{Boot, Reading};
 
 use super::carry::carry_over;
 use super::set::SLOTS_PER_SET;
-use files::{Denied, Hold};
+use files::{Denied, Hold, Trouble};
 use header::Identity;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -139,21 +139,24 @@ impl Opening<'_> {
         match self.find() {
             Ok(Some(found)) => self.go_on(found),
             Ok(None) => self.begin(),
-            Err(why) => {
+            Err(Trouble::WithTheFile(why)) => {
                 self.put_aside(&why)?;
                 self.begin()
             }
+            // It is left where it is: with it would go what clients have spent.
+            Err(Trouble::WithTheSystem(why)) => Err(format!("{}: {why}", files::TABLE)),
         }
     }
 
-    /// The table that is there; the error is what is wrong with it.
-    fn find(&self) -> Result<Option<Found>, String> {
+    /// The table that is there.
+    fn find(&self) -> Result<Option<Found>, Trouble> {
         let Some(file) = files::open_table(self.wanted.folder)? else { return Ok(None) };
-        let read = files::read_header(&file).map_err(|error| format!("it cannot be read: {error}"));
-        let (words, length) = read?;
-        let (identity, mark) = header::read(&words, length).map_err(|error| error.to_string())?;
+        let read = files::read_header(&file);
+        let (words, length) = read.map_err(|error| Trouble::from_system("read", error))?;
+        let (identity, mark) = header::read(&words, length)
+            .map_err(|damage| Trouble::WithTheFile(damage.to_string()))?;
         let memory = Memory::map(&file, identity.slots)
-            .map_err(|error| format!("it cannot be mapped: {error}"))?;
+            .map_err(|error| Trouble::from_system("mapped", error))?;
         Ok(Some(Found { memory, identity, mark }))
     }
 

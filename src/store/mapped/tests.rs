@@ -187,6 +187,40 @@ fn a_successor_shares_the_table_while_its_predecessor_serves() {
 }
 
 #[test]
+fn no_two_processes_number_their_announcements_alike() {
+    let folder = folder();
+    let numbers: Vec<u64> = (0..5)
+        .map(|turn| FIRST.later(turn).try_open(folder.path(), SLOTS, true).ok().unwrap().file)
+        .map(|file| file.process())
+        .collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4]);
+}
+
+/// What is left of a claim whose process was killed, after each of its steps.
+#[test]
+fn a_claim_that_was_never_finished_is_in_nobodys_way() {
+    use crate::store::set::{PENDING, SLOTS_PER_SET, Set, Slot};
+    let folder = folder();
+    let killed = FIRST.open(folder.path());
+    let keys: Vec<Key> = (0..500).map(|client| killed.key(client)).collect();
+    // Announced in every slot there is, for each key also in a second one.
+    for (number, set) in killed.limiter.table().sets().iter().enumerate() {
+        let here = keys.iter().filter(|key| key.set() % (SLOTS / SLOTS_PER_SET) == number);
+        for (mark, key) in here.flat_map(|key| [key, key]).enumerate() {
+            let pending = PENDING | mark as u64;
+            let announced = Slot { fingerprint: key.fingerprint(), state: pending };
+            let _ = Set::indices(*key).any(|index| set.swap(index, Slot::EMPTY, announced));
+        }
+    }
+    drop(killed);
+    let next = FIRST.later(SECOND).open(folder.path());
+    for client in 0..500 {
+        assert!(next.charge(client, 999) && next.charge(client, 1) && !next.charge(client, 1));
+    }
+    assert_eq!(next.limiter.table().used_slots(next.now), 500);
+}
+
+#[test]
 fn two_gateways_that_do_not_know_of_each_other_are_told() {
     let folder = folder();
     let mut first = FIRST.open(folder.path());
