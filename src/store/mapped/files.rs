@@ -87,9 +87,9 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// What the system says cannot be done to the file, as `what`.
-    pub(super) fn from_system(what: &str, error: io::Error) -> Trouble {
+    pub(super) fn from_system(what: &str, error: &io::Error) -> Trouble {
         let text = format!("it cannot be {what}: {error}");
-        match Errno::from_io_error(&error) {
+        match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR) => {
                 Trouble::WithTheSystem(text)
             }
@@ -103,9 +103,9 @@ pub(super) fn open_table(folder: &Path) -> Result<Option<File>, Trouble> {
     let file = match open(&folder.join(TABLE), false) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Trouble::from_system("opened", error)),
+        Err(error) => return Err(Trouble::from_system("opened", &error)),
     };
-    let found = file.metadata().map_err(|error| Trouble::from_system("read", error))?;
+    let found = file.metadata().map_err(|error| Trouble::from_system("read", &error))?;
     if !found.is_file() {
         return Err(Trouble::WithTheFile("it is not a file".to_owned()));
     }

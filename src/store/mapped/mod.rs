@@ -152,11 +152,11 @@ impl Opening<'_> {
     fn find(&self) -> Result<Option<Found>, Trouble> {
         let Some(file) = files::open_table(self.wanted.folder)? else { return Ok(None) };
         let read = files::read_header(&file);
-        let (words, length) = read.map_err(|error| Trouble::from_system("read", error))?;
+        let (words, length) = read.map_err(|error| Trouble::from_system("read", &error))?;
         let (identity, mark) = header::read(&words, length)
             .map_err(|damage| Trouble::WithTheFile(damage.to_string()))?;
         let memory = Memory::map(&file, identity.slots)
-            .map_err(|error| Trouble::from_system("mapped", error))?;
+            .map_err(|error| Trouble::from_system("mapped", &error))?;
         Ok(Some(Found { memory, identity, mark }))
     }
 
