@@ -93,7 +93,7 @@ impl Life {
 
     #[track_caller]
     pub(crate) fn start(&mut self) {
-        self.gateway = self.gateway.again();
+        self.gateway = self.gateway.another();
     }
 
     #[track_caller]

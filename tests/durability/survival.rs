@@ -152,7 +152,7 @@ fn while_one_process_drains_another_may_be_killed_and_a_third_goes_on() {
     assert_eq!(old.get("/").status, 200);
     assert!(signal_process(successor, "KILL"));
     until("nobody listens", || try_get(old.data).is_none().then_some(()));
-    let third = old.again();
+    let third = old.another();
     assert!(old.is_running(), "it drains");
     let admitted = (0..12).filter(|_| is_admitted(third.get("/").status)).count();
     assert_eq!(admitted, 7, "of ten, less one each of the two and one in flight");

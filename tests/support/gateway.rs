@@ -76,17 +76,6 @@ impl Gateway {
         Self::spawned(command, self.dir.clone(), self.env.clone(), at)
     }
 
-    /// Starts another one with the same configuration in the same folder, after this one has
-    /// ended, and waits until it is ready.
-    #[track_caller]
-    pub fn again(&self) -> Self {
-        let mut command = command(self.dir.path());
-        command.args(["run", "-c", "tollgate.yaml"]);
-        let at = [self.data, self.admin, self.metrics];
-        let next = Self::spawned(command, self.dir.clone(), self.env.clone(), at);
-        next.ready().unwrap_or_else(|why| panic!("{why}"))
-    }
-
     #[track_caller]
     fn spawned(
         mut command: Command,
@@ -105,6 +94,17 @@ impl Gateway {
     /// Its process.
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Starts another one with the same configuration in the same folder and waits until it is
+    /// ready. This one must have let go of its addresses.
+    #[track_caller]
+    pub fn another(&self) -> Self {
+        let mut command = command(self.dir.path());
+        command.args(["run", "-c", "tollgate.yaml"]);
+        let at = [self.data, self.admin, self.metrics];
+        let next = Self::spawned(command, self.dir.clone(), self.env.clone(), at);
+        next.ready().unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// A new connection to the data port.
