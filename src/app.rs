@@ -25,7 +25,6 @@ use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
 use crate::registry::Registry;
 use crate::reload::Reloader;
-use crate::store::key::KeyHasher;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::app::GuardedApp;
 use crate::wire::connections::Connections;
@@ -121,15 +120,15 @@ fn prepare(
     meeting_point: anyhow::Result<PathBuf>,
     predecessor: Option<&mut Predecessor>,
 ) -> anyhow::Result<(Server, Signals)> {
-    let Launch { config, file, announce, .. } = launch;
+    let Launch { config, file, announce, origin } = launch;
     let listeners = Listeners::open(config, sockets)?;
     let registry = prometheus::default_registry();
     let metrics = Arc::new(Metrics::register(registry)?);
     let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
         .context("server.access_log cannot be opened")?;
-    state::open(config.state_dir.as_deref());
-    let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
-    let mut gateway = Gateway::new(config.clone(), hasher, metrics);
+    let folder = state::open(config.state_dir.as_deref());
+    let (limiter, lock) = state::limiter(config, folder, origin)?;
+    let mut gateway = Gateway::with_limiter(config.clone(), limiter, metrics);
     if let Some(predecessor) = predecessor {
         predecessor.take_estate()?;
     }
@@ -177,6 +176,7 @@ fn prepare(
         announce,
         serving,
         predecessor: None,
+        lock: Mutex::new(lock),
     };
     Ok((server, signals))
 }

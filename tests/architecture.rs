@@ -327,3 +327,14 @@ fn nothing_unwraps_or_prints() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The compiler refuses unsafe code wherever nothing allows it.
+#[test]
+fn one_file_may_hold_unsafe_code() {
+    let allowing: Vec<PathBuf> = sources()
+        .into_iter()
+        .filter(|source| code(&source.text).any(|(_, line)| line.contains("unsafe_code")))
+        .map(|source| source.path)
+        .collect();
+    assert_eq!(allowing, [Path::new("store/mapped/memory.rs")]);
+}

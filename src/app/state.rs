@@ -1,5 +1,12 @@
-//! The folder of what outlives the process.
+//! The folder of what outlives the process, and the limiter's table in it.
 
+use super::Origin;
+use crate::clock;
+use crate::config::Config;
+use crate::store::key::KeyHasher;
+use crate::store::limiter::Limiter;
+use crate::store::mapped::{self, Boot, Lock, Opened, Reading, Unavailable, Wanted};
+use anyhow::{Context, bail};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -19,6 +26,45 @@ pub(super) fn open(folder: Option<&Path>) -> Option<&Path> {
             None
         }
     }
+}
+
+/// The limiter that `config` asks for: in a file of `folder`, or in memory where there is none or
+/// the file cannot be. The lock is to be held for as long as requests are taken.
+///
+/// # Errors
+/// When another gateway serves from the folder, or the system has no randomness to give.
+pub(super) fn limiter(
+    config: &Config,
+    folder: Option<&Path>,
+    origin: Origin,
+) -> anyhow::Result<(Limiter, Option<Lock>)> {
+    let slots = config.limiter.slots;
+    let opened = folder.map(|folder| {
+        let has_predecessor = origin == Origin::Predecessor;
+        let (boot, now) = (Boot::current()?, reading());
+        mapped::open(&Wanted { folder, slots, has_predecessor, boot, now })
+    });
+    match opened {
+        Some(Ok(Opened { file, lock, warnings, summary })) => {
+            warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            log::info!("{summary}");
+            clock::shift_by(file.shift_ns());
+            return Ok((Limiter::in_file(file), Some(lock)));
+        }
+        Some(Err(error @ Unavailable::InUse(..))) => bail!("state_dir: {error}"),
+        Some(Err(error)) => {
+            log::warn!("state_dir: the limiter's buckets stay in memory: {error}");
+        }
+        None => {}
+    }
+    let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
+    Ok((Limiter::new(slots, hasher), None))
+}
+
+/// What the machine's clocks say.
+pub(super) fn reading() -> Reading {
+    let (monotonic_ns, wall_ns) = clock::monotonic_and_wall_ns();
+    Reading { monotonic_ns, wall_ns }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What goes on beside the requests: upstreams are looked after, circuits move on with time.
 
+use super::state;
 use crate::clock;
 use crate::gateway::Gateway;
 use async_trait::async_trait;
@@ -31,6 +32,7 @@ impl BackgroundService for UpkeepService {
         loop {
             ticks.tick().await;
             let now_ns = clock::now_ns();
+            self.0.limiter.table().mark(state::reading());
             self.0.generation().circuits().for_each(|circuit| circuit.refresh(now_ns));
         }
     }

@@ -75,8 +75,9 @@ const SECTIONS: [Section; 5] = [
         "ENVIRONMENT",
         &[
             (
-                "TOLLGATE_LISTEN, TOLLGATE_WORKERS, TOLLGATE_ADMIN_LISTEN, TOLLGATE_ADMIN_TOKEN, \
-                 TOLLGATE_METRICS_LISTEN, TOLLGATE_CLIENT_ID_FROM, TOLLGATE_UPSTREAM",
+                "TOLLGATE_STATE_DIR, TOLLGATE_LISTEN, TOLLGATE_WORKERS, TOLLGATE_ADMIN_LISTEN, \
+                 TOLLGATE_ADMIN_TOKEN, TOLLGATE_METRICS_LISTEN, TOLLGATE_CLIENT_ID_FROM, \
+                 TOLLGATE_UPSTREAM",
                 "Values that the shipped configuration takes from the environment. Any other \
                  variable can be named in a configuration, as ${NAME} or ${NAME:-default}.",
             ),

@@ -264,6 +264,14 @@ fn the_file_passes_to_another_and_comes_back_with_what_that_one_did() {
 }
 
 #[test]
+fn a_second_process_is_told_that_the_file_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Registry::open(Some(folder.path())).unwrap();
+    let second = Registry::open(Some(folder.path())).err();
+    assert_eq!(second, Some(RegistryError::Taken));
+}
+
+#[test]
 fn what_is_in_memory_alone_stays_there() {
     let registry = Registry::default();
     registry.set_tier("a", "basic").unwrap();

@@ -31,7 +31,7 @@ fn a_block_acts_on_the_next_request_and_ends_when_it_is_taken_back() {
     change(&gateway, "PUT", "/blocks/client/evil%2Fone", "{}");
     assert_eq!((status_as(&gateway, "evil/one"), status_as(&gateway, "evil")), (403, 200));
     gateway.kill();
-    let gateway = gateway.again();
+    let gateway = gateway.another();
     assert_eq!(status_from(&gateway, "203.0.113.7"), 403, "it outlives the process");
     assert_eq!(status_as(&gateway, "evil/one"), 403);
     let listed: Vec<String> = all_of(&gateway, "blocks", 2)

@@ -216,7 +216,7 @@ fn every_acknowledged_change_outlives_a_kill_at_any_moment() {
             is_over.store(true, Ordering::Relaxed);
             acknowledged += writers.into_iter().map(|writer| writer.join().unwrap()).sum::<usize>();
         });
-        gateway = gateway.again();
+        gateway = gateway.another();
         let health = gateway.admin_get("/health").json();
         assert_eq!(health["registry"], "durable", "crash {crash}, seed {seed}");
         let found = found(&gateway);

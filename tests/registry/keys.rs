@@ -32,7 +32,7 @@ fn a_key_is_shown_once_and_works_until_it_is_revoked() {
     let kept = fs::read(gateway.path("state/registry.redb")).unwrap();
     let holds = |needle: &str| kept.windows(needle.len()).any(|part| part == needle.as_bytes());
     assert!(holds("one") && !holds(&secret[3..]), "only a hash is kept");
-    let gateway = gateway.again();
+    let gateway = gateway.another();
     assert_eq!(status_with(&gateway, secret), 200, "it outlives the process");
     change(&gateway, "DELETE", &format!("/clients/one/keys/{id}"), "");
     assert_eq!(status_with(&gateway, secret), 401);

@@ -15,7 +15,6 @@ const WIDE_TIERS: &str = "free: {rate: 100000/s, burst: 100000}";
 /// under the key of its name, indented as the test likes.
 #[derive(Clone, Debug)]
 pub struct GatewayBuilder {
-    state_dir: Option<String>,
     server: String,
     clients: String,
     tiers: String,
@@ -24,6 +23,7 @@ pub struct GatewayBuilder {
     routes: String,
     admin: String,
     limiter: String,
+    state_dir: String,
     env: Vec<(String, String)>,
     descriptors: Option<u32>,
 }
@@ -31,7 +31,6 @@ pub struct GatewayBuilder {
 impl Default for GatewayBuilder {
     fn default() -> Self {
         Self {
-            state_dir: None,
             server: String::new(),
             clients: "identify: [ip]\ndefault_tier: free".to_owned(),
             tiers: WIDE_TIERS.to_owned(),
@@ -40,6 +39,7 @@ impl Default for GatewayBuilder {
             routes: String::new(),
             admin: String::new(),
             limiter: String::new(),
+            state_dir: String::new(),
             env: Vec::new(),
             descriptors: None,
         }
@@ -47,12 +47,6 @@ impl Default for GatewayBuilder {
 }
 
 impl GatewayBuilder {
-    /// The folder of what outlives the process, beside the configuration.
-    pub fn state_dir(mut self, folder: &str) -> Self {
-        self.state_dir = Some(folder.to_owned());
-        self
-    }
-
     /// Further keys of `server`, beside the listener.
     pub fn server(mut self, yaml: &str) -> Self {
         self.server = yaml.to_owned();
@@ -107,6 +101,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// The folder of what outlives the process, relative to that of the configuration.
+    pub fn state_dir(mut self, folder: &str) -> Self {
+        self.state_dir = folder.to_owned();
+        self
+    }
+
     /// A variable of the gateway's environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -121,17 +121,16 @@ impl GatewayBuilder {
 
     /// The configuration file with these listeners.
     pub fn yaml(&self, data: SocketAddr, admin: SocketAddr, metrics: SocketAddr) -> String {
-        let mut yaml = String::new();
-        if let Some(folder) = &self.state_dir {
-            let _ = writeln!(yaml, "state_dir: {folder}");
-        }
-        let _ = write!(yaml, "server:\n  listen: \"{data}\"\n");
+        let mut yaml = format!("server:\n  listen: \"{data}\"\n");
         if !self.server.contains("workers:") {
             yaml.push_str("  workers: 1\n");
         }
         yaml.push_str(&indented(&self.server));
         let _ = write!(yaml, "admin:\n  listen: \"{admin}\"\n{}", indented(&self.admin));
         let _ = writeln!(yaml, "metrics:\n  listen: \"{metrics}\"");
+        if !self.state_dir.is_empty() {
+            let _ = writeln!(yaml, "state_dir: {:?}", self.state_dir);
+        }
         for (key, fragment) in [
             ("clients", &self.clients),
             ("limiter", &self.limiter),

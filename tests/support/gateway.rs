@@ -76,18 +76,6 @@ impl Gateway {
         Self::spawned(command, self.dir.clone(), self.env.clone(), at)
     }
 
-    /// Starts another process with the same configuration in the same folder, after this one
-    /// has ended, and waits until it is ready.
-    #[track_caller]
-    pub fn again(&mut self) -> Self {
-        assert!(!self.is_running(), "it runs");
-        let mut command = command(self.dir.path());
-        command.args(["run", "-c", "tollgate.yaml"]);
-        let at = [self.data, self.admin, self.metrics];
-        let again = Self::spawned(command, self.dir.clone(), self.env.clone(), at);
-        again.ready().unwrap_or_else(|why| panic!("{why}"))
-    }
-
     /// Ends its process as no signal handler can see.
     pub fn kill(&mut self) {
         self.child.kill().expect("own child");
@@ -112,6 +100,17 @@ impl Gateway {
     /// Its process.
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Starts another one with the same configuration in the same folder and waits until it is
+    /// ready. This one must have let go of its addresses.
+    #[track_caller]
+    pub fn another(&self) -> Self {
+        let mut command = command(self.dir.path());
+        command.args(["run", "-c", "tollgate.yaml"]);
+        let at = [self.data, self.admin, self.metrics];
+        let next = Self::spawned(command, self.dir.clone(), self.env.clone(), at);
+        next.ready().unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// A new connection to the data port.
