@@ -37,7 +37,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// The most clients the admin API may register; about 70 bytes of memory each, 64 more with a
+/// The most clients the admin API may register; about 100 bytes of memory each, 64 more with a
 /// limit of its own.
 pub const MAX_CHANGED_CLIENTS: usize = 1_000_000;
 /// The most API keys made at run time; about 200 bytes of memory each.
