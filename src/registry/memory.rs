@@ -2,8 +2,8 @@
 //! thread once a change is on disk.
 //!
 //! A client is found by a 128-bit digest of its id under a secret of this process, so that its
-//! id need not be here: an entry takes 40 bytes, and about 100 with all around it. Of a million clients
-//! two share a digest with a probability of 2⁻⁸⁹.
+//! id need not be here: an entry takes 40 bytes, and about 100 with all around it. Of a million
+//! clients two share a digest with a probability of 2⁻⁸⁹.
 
 use super::blocks::{Networks, Target};
 use super::record::{BlockEnd, Effect, Record};
