@@ -18,7 +18,7 @@ UNITS = $(notdir $(wildcard systemd/*.service systemd/*.socket))
 DOCS = LICENSE conf/tollgate.yaml $(wildcard README.md CHANGELOG.md docs/*.md) \
 	$(wildcard deploy/prometheus-rules.yml deploy/grafana-dashboard.json)
 PAGES = $(addprefix $(DESTDIR)$(MANDIR)/,tollgate.1 $(patsubst %,tollgate-%.1,\
-	run check reload upgrade status explain simulate demo))
+	run check reload upgrade status explain simulate clients clients-import clients-export demo))
 COMPLETIONS = $(DESTDIR)$(BASHDIR)/tollgate $(DESTDIR)$(ZSHDIR)/_tollgate \
 	$(DESTDIR)$(FISHDIR)/tollgate.fish
 

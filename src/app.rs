@@ -9,6 +9,7 @@ mod held;
 mod listeners;
 mod metrics_port;
 mod signals;
+mod state;
 mod systemd;
 mod upkeep;
 mod watchdog;
@@ -18,12 +19,15 @@ pub use listeners::bind;
 use crate::admin::{self, AdminState};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
+use crate::gateway::registry_metrics::RegistryMetrics;
 use crate::gateway::table_metrics::TableMetrics;
-use crate::handover::{self, CommandLine, Inheritance, Predecessor, Socket, Upgrader, Waiting};
+use crate::handover::{
+    self, CommandLine, Estate, Inheritance, Predecessor, Socket, Upgrader, Waiting,
+};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
+use crate::registry::Registry;
 use crate::reload::Reloader;
-use crate::store::key::KeyHasher;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::app::GuardedApp;
 use crate::wire::connections::Connections;
@@ -90,13 +94,13 @@ pub fn run(launch: Launch<'_>) -> anyhow::Result<()> {
     let config = launch.config;
     let meeting_point =
         handover::meeting_point(config.server.upgrade_socket.as_deref(), config.admin.listen);
-    let (sockets, link) = match (handover::arranged(), &meeting_point, launch.origin) {
+    let (sockets, mut link) = match (handover::arranged(), &meeting_point, launch.origin) {
         (_, _, Origin::Opened) => (listeners::from_systemd(), None),
         (Some(path), ..) => inherit(&path)?,
         (None, Ok(path), _) => inherit(path)?,
         (None, Err(error), _) => bail!("server.upgrade_socket: {error:#}"),
     };
-    match (prepare(launch, sockets, meeting_point), link) {
+    match (prepare(launch, sockets, meeting_point, link.as_mut()), link) {
         (Ok((server, mut signals)), link) => {
             signals.predecessor = link;
             serve(server, signals)
@@ -120,22 +124,31 @@ fn prepare(
     launch: Launch<'_>,
     sockets: Vec<Socket>,
     meeting_point: anyhow::Result<PathBuf>,
+    predecessor: Option<&mut Predecessor>,
 ) -> anyhow::Result<(Server, Signals)> {
-    let Launch { config, file, announce, .. } = launch;
+    let Launch { config, file, announce, origin } = launch;
     let listeners = Listeners::open(config, sockets)?;
     let registry = prometheus::default_registry();
     let metrics = Arc::new(Metrics::register(registry)?);
     let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
         .context("server.access_log cannot be opened")?;
-    let hasher = KeyHasher::from_os().context("the system has no randomness to give")?;
-    let gateway = Arc::new(Gateway::new(config.clone(), hasher, metrics));
+    let folder = state::open(config.state_dir.as_deref());
+    let (limiter, lock) = state::limiter(config, folder, origin)?;
+    let mut gateway = Gateway::with_limiter(config.clone(), limiter, metrics);
+    if let Some(predecessor) = predecessor {
+        predecessor.take_estate()?;
+    }
+    gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
+    let gateway = Arc::new(gateway);
     TableMetrics::register(registry, gateway.clone())?;
+    RegistryMetrics::register(registry, gateway.clone())?;
     let command = file.is_some().then(CommandLine::own).transpose();
     let upgrader = Upgrader::new(
         meeting_point,
         listeners.share(config)?,
         command.context("the system does not tell where the binary is")?,
         systemd::main_process,
+        estate(&gateway),
     );
     let reloader = Arc::new(Reloader::new(gateway.clone(), file));
     let watchdog = Watchdog::wanted(&gateway, config.server.listen.first().copied())?;
@@ -175,8 +188,18 @@ fn prepare(
         open,
         serving,
         predecessor: None,
+        lock: Mutex::new(lock),
     };
     Ok((server, signals))
+}
+
+/// What passes to a successor besides the sockets: the registry, whose file one process locks.
+fn estate(gateway: &Arc<Gateway>) -> Estate {
+    let (closed, opened) = (gateway.clone(), gateway.clone());
+    Estate {
+        let_go: Box::new(move || closed.registry.let_go()),
+        take_back: Box::new(move || opened.registry.take_back()),
+    }
 }
 
 /// Runs to the end. Pingora's server does not say how that came; a cell does.

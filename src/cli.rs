@@ -178,6 +178,13 @@ pub enum Command {
         #[arg(value_name = "ACCESS_LOG")]
         log: PathBuf,
     },
+    /// Take many clients in or out: their tiers and own limits.
+    #[command(disable_help_subcommand = true)]
+    Clients {
+        /// Which way.
+        #[command(subcommand)]
+        way: Transfer,
+    },
     /// Serve the shipped configuration on loopback with a sample upstream, and print what to
     /// try.
     Demo,
@@ -211,6 +218,48 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+}
+
+/// Which way clients go.
+#[derive(Debug, Subcommand)]
+pub enum Transfer {
+    /// Set the tiers and limits of the clients in a file.
+    ///
+    /// A line is a client, as CSV below a line of names (client, tier, capacity, refill_rate) or as
+    /// JSON with these members. What was set for each of them before is replaced; keys stay, and so
+    /// do clients that are not in the file. Some hundred lines are set at a time, all of them or
+    /// none; after an error the file can be mended and imported again.
+    Import {
+        /// Whom to tell.
+        #[command(flatten)]
+        gateway: RunningGateway,
+        /// The file; - is standard input.
+        file: PathBuf,
+        /// What it is written in; without this the first character tells.
+        #[arg(long)]
+        format: Option<Format>,
+    },
+    /// Print the clients for which something is set at run time, in a form that can be imported.
+    Export {
+        /// Whom to ask.
+        #[command(flatten)]
+        gateway: RunningGateway,
+        /// What to write.
+        #[arg(long, default_value = "csv")]
+        format: Format,
+        /// Only clients whose ids begin with this.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        prefix: String,
+    },
+}
+
+/// What a list of clients is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Comma-separated values, with names in the first line.
+    Csv,
+    /// One JSON object a line.
+    Jsonl,
 }
 
 /// What makes `shell` complete the command line.

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use tollgate::app::{self, Announce, Launch, Origin};
-use tollgate::cli::{self, Arguments, Command, Question, manual};
+use tollgate::cli::{self, Arguments, Command, Format, Question, Transfer, manual};
 use tollgate::config::{self, LoadError, Loaded};
+use tollgate::remote::clients::{self, TransferError};
 use tollgate::remote::{self, Answer, Remote};
 use tollgate::simulate::{self, Progress};
 use tollgate::{demo, telemetry};
@@ -33,6 +34,12 @@ fn main() -> ExitCode {
         Command::Status { gateway } => status(&gateway.path()),
         Command::Explain { gateway, question } => explain(&gateway.path(), &question),
         Command::Simulate { file, log } => simulate(&file.path(), &log),
+        Command::Clients { way: Transfer::Import { gateway, file, format } } => {
+            import(&gateway.path(), &file, format)
+        }
+        Command::Clients { way: Transfer::Export { gateway, format, prefix } } => {
+            export(&gateway.path(), format, &prefix)
+        }
         Command::Demo => serve(demo::run),
         Command::Ready { address, path, any_status } => ready(address, &path, any_status),
         Command::Completions { shell } => {
@@ -147,6 +154,31 @@ fn simulate(file: &Path, log: &Path) -> Outcome {
     })?;
     print(&report.to_string());
     Ok(ExitCode::SUCCESS)
+}
+
+fn import(config: &Path, file: &Path, format: Option<Format>) -> Outcome {
+    let remote = remote(config)?;
+    let imported = transferred(clients::import(&remote, file, format))?;
+    say(&format!("{imported} clients imported"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(config: &Path, format: Format, prefix: &str) -> Outcome {
+    let remote = remote(config)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let exported = transferred(clients::export(&remote, format, prefix, &mut out))?;
+    say(&format!("{exported} clients exported"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn transferred(outcome: Result<usize, TransferError>) -> Result<usize, ExitCode> {
+    outcome.map_err(|error| {
+        say(&format!("tollgate: {error}"));
+        match error {
+            TransferError::Unreachable(_) => ExitCode::from(EX_UNAVAILABLE),
+            _ => ExitCode::FAILURE,
+        }
+    })
 }
 
 /// The admin API of the gateway that serves `file`, or would if that were right.

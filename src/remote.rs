@@ -3,7 +3,9 @@
 //! They read the same file as the gateway, for the API's address and token. One request on a
 //! connection of its own; a client library would be larger than all of this.
 
+pub mod clients;
 mod explanation;
+mod rows;
 mod screen;
 
 pub use explanation::{describe_explanation, explain_path};
@@ -62,6 +64,14 @@ impl Remote {
     /// # Errors
     /// When no gateway answers there, or not with HTTP.
     pub fn ask(&self, method: &str, path: &str) -> anyhow::Result<Answer> {
+        self.send(method, path, "")
+    }
+
+    /// Sends one request with JSON for a body, or with none.
+    ///
+    /// # Errors
+    /// As for [`ask`](Remote::ask).
+    pub fn send(&self, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
         let Remote { address, token } = self;
         let mut stream =
             TcpStream::connect_timeout(address, CONNECT_TIMEOUT).with_context(|| {
@@ -73,7 +83,11 @@ impl Remote {
         if let Some(token) = token {
             let _ = write!(head, "Authorization: Bearer {token}\r\n");
         }
-        head.push_str("Content-Length: 0\r\nConnection: close\r\n\r\n");
+        if !body.is_empty() {
+            head.push_str("Content-Type: application/json\r\n");
+        }
+        let length = body.len();
+        let _ = write!(head, "Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
         stream.write_all(head.as_bytes())?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut answer).context("the gateway did not answer")?;

@@ -19,6 +19,20 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
+    /// The fields of an object within a body.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub(super) fn of(value: &Value) -> Result<Fields, Problem> {
+        let object = value.as_object().ok_or_else(|| Problem::bad("this is not a JSON object"))?;
+        Ok(Fields(object.clone()))
+    }
+
+    /// Whether a field has a value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// Refuses fields other than `known`.
     ///
     /// # Errors

@@ -1,31 +1,32 @@
 //! `/clients`: how a client stands, and the changes to it that need no restart.
 //!
-//! A change is one entry in the registry and acts on the very next request. Buckets are left
+//! A change is one entry in the registry, is on disk when it is answered, and acts on the very
+//! next request. Buckets are left
 //! alone: they keep the time until they are full, so whatever the client has used stays used.
 
 use super::body::Fields;
-use super::problem::{BadInput, Problem, described};
+use super::problem::{BadInput, Problem};
+use super::registry::{Full, Unavailable};
 use super::{AdminState, App};
 use crate::clock;
 use crate::gateway::{Generation, TIER_POLICY};
 use crate::policy::limit::{LimitKey, NETWORK_PREFIX};
 use crate::policy::meter::Algorithm;
 use crate::policy::rate::{BucketError, TokenBucket};
+use crate::policy::tier::Tiers;
 use crate::registry::identity::client_ip;
-use crate::registry::{MAX_CLIENT_ID, RegistryFull, Standing, is_client_id};
+use crate::registry::{Change, MAX_CLIENT_ID, Standing, is_client_id};
 use crate::store::key::{Digest, Key, KeyKind};
 use crate::store::limiter::{Demand, Limiter};
 use crate::store::table::Class;
 use axum::Json;
-use axum::extract::{FromRequestParts, Path, Query, State};
-use http::StatusCode;
+use axum::extract::{FromRequestParts, Path, State};
 use http::request::Parts;
 use serde::Serialize;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::IpAddr;
-use utoipa::openapi::{RefOr, Response};
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 /// The largest burst a client's own limit may have: the largest whole number every JSON
 /// reader keeps exact, and the bound bursts have in the file.
@@ -95,34 +96,6 @@ pub(super) async fn by_id(State(app): App, ClientId(id): ClientId) -> Json<Clien
     Json(client(&app, &id))
 }
 
-/// How a client stands, by address
-///
-/// What a client that only its address names meets, and the limits that count by address.
-/// An IPv6 address stands for its prefix of `clients.ipv6_prefix` bits.
-#[utoipa::path(get, path = "/clients", tag = "clients",
-    operation_id = "client_by_ip",
-    params(
-        ("ip" = String, Query, description = "IPv4 or IPv6", example = "203.0.113.7"),
-    ),
-    responses((status = 200, description = "The client", body = Client), BadInput),
-)]
-pub(super) async fn by_ip(
-    State(app): App,
-    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Client>, Problem> {
-    let Query(parameters) = query.map_err(|_| Problem::bad("the query cannot be read"))?;
-    if let Some((name, _)) = parameters.iter().find(|(name, _)| name != "ip") {
-        return Err(Problem::field(name, format!("unknown parameter {name:?}; known here: ip")));
-    }
-    let [(_, ip)] = &parameters[..] else {
-        return Err(Problem::field("ip", "name one address: /clients?ip=203.0.113.7"));
-    };
-    let ip = ip.parse().map_err(|_| {
-        Problem::field("ip", "ip is not an IPv4 or IPv6 address such as 203.0.113.7 or 2001:db8::1")
-    })?;
-    Ok(Json(address(&app, ip)))
-}
-
 /// Put a client in a tier
 #[utoipa::path(method(put, post), path = "/clients/{id}/tier", tag = "clients",
     params(ClientId), request_body = TierChange,
@@ -137,11 +110,53 @@ pub(super) async fn set_tier(
     fields: Fields,
 ) -> Result<Json<Client>, Problem> {
     fields.only(&["tier"])?;
-    let tiers = &app.gateway.generation().config.tiers;
+    let tier = {
+        let tiers = &app.gateway.generation().config.tiers;
+        let expected = tier_names(tiers);
+        let tier = fields.required("tier", &expected, |value| tiers.find(value.as_str()?))?;
+        tiers.get(tier).name.as_ref().into()
+    };
+    let change = Change::Tier { client: id.as_str().into(), tier: Some(tier) };
+    app.gateway.registry.change(change).await?;
+    Ok(Json(client(&app, &id)))
+}
+
+/// What a tier's name must be.
+pub(super) fn tier_names(tiers: &Tiers) -> String {
     let names: Vec<&str> = tiers.iter().map(|(_, tier)| &*tier.name).collect();
-    let expected = format!("one of {}", names.join(", "));
-    let tier = fields.required("tier", &expected, |value| tiers.find(value.as_str()?))?;
-    app.gateway.registry.set_tier(&id, &tiers.get(tier).name)?;
+    format!("one of {}", names.join(", "))
+}
+
+/// Take a client's tier back; what is configured applies again
+///
+/// A client without one stays as it is.
+#[utoipa::path(delete, path = "/clients/{id}/tier", tag = "clients",
+    params(ClientId), responses(
+    (status = 200, description = "The client as it stands now", body = Client),
+    BadInput, Unavailable,
+))]
+pub(super) async fn remove_tier(
+    State(app): App,
+    ClientId(id): ClientId,
+) -> Result<Json<Client>, Problem> {
+    let change = Change::Tier { client: id.as_str().into(), tier: None };
+    app.gateway.registry.change(change).await?;
+    Ok(Json(client(&app, &id)))
+}
+
+/// Take back all that was set for a client: tier, limit and keys
+///
+/// What the configuration says of it stays, and its keys there.
+#[utoipa::path(delete, path = "/clients/{id}", tag = "clients", operation_id = "forget_client",
+    params(ClientId), responses(
+    (status = 200, description = "The client as it stands now", body = Client),
+    BadInput, Unavailable,
+))]
+pub(super) async fn forget(
+    State(app): App,
+    ClientId(id): ClientId,
+) -> Result<Json<Client>, Problem> {
+    app.gateway.registry.change(Change::Forget { client: id.as_str().into() }).await?;
     Ok(Json(client(&app, &id)))
 }
 
@@ -159,6 +174,14 @@ pub(super) async fn set_limit(
     fields: Fields,
 ) -> Result<Json<Client>, Problem> {
     fields.only(&["capacity", "refill_rate"])?;
+    let bucket = own_limit(&fields)?;
+    let change = Change::OwnLimit { client: id.as_str().into(), limit: Some(bucket) };
+    app.gateway.registry.change(change).await?;
+    Ok(Json(client(&app, &id)))
+}
+
+/// The limit that `capacity` and `refill_rate` describe.
+pub(super) fn own_limit(fields: &Fields) -> Result<TokenBucket, Problem> {
     let whole = format!("a whole number of tokens from 1 to {MAX_CAPACITY}");
     let capacity = fields.required("capacity", &whole, |value| {
         value.as_u64().filter(|capacity| (1..=MAX_CAPACITY).contains(capacity))
@@ -167,7 +190,7 @@ pub(super) async fn set_limit(
         fields.required("refill_rate", "a number of tokens per second above 0", |value| {
             value.as_f64().filter(|&rate| rate > 0.0)
         })?;
-    let bucket = TokenBucket::from_rate_per_second(rate, capacity).map_err(|error| {
+    TokenBucket::from_rate_per_second(rate, capacity).map_err(|error| {
         // Too slow a bucket may be mended at either end; name the one that is too much.
         let at_fault = match error {
             BucketError::ZeroBurst => "capacity",
@@ -177,9 +200,7 @@ pub(super) async fn set_limit(
             _ => "refill_rate",
         };
         Problem::field(at_fault, error.to_string())
-    })?;
-    app.gateway.registry.set_own_limit(&id, bucket)?;
-    Ok(Json(client(&app, &id)))
+    })
 }
 
 /// Take a client's own limit back; its tier's applies again
@@ -187,27 +208,16 @@ pub(super) async fn set_limit(
 /// A client without one stays as it is.
 #[utoipa::path(delete, path = "/clients/{id}/limit", tag = "clients",
     params(ClientId), responses(
-    (status = 200, description = "The client as it stands now", body = Client), BadInput,
+    (status = 200, description = "The client as it stands now", body = Client),
+    BadInput, Unavailable,
 ))]
-pub(super) async fn remove_limit(State(app): App, ClientId(id): ClientId) -> Json<Client> {
-    app.gateway.registry.remove_own_limit(&id);
-    Json(client(&app, &id))
-}
-
-impl From<RegistryFull> for Problem {
-    fn from(full: RegistryFull) -> Problem {
-        Problem::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string())
-    }
-}
-
-/// The answer when no more clients can be registered, for the OpenAPI document.
-pub(super) struct Full;
-
-impl IntoResponses for Full {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let full = described("As many clients are registered as can be. Nothing changed.");
-        [("507".to_owned(), full.into())].into()
-    }
+pub(super) async fn remove_limit(
+    State(app): App,
+    ClientId(id): ClientId,
+) -> Result<Json<Client>, Problem> {
+    let change = Change::OwnLimit { client: id.as_str().into(), limit: None };
+    app.gateway.registry.change(change).await?;
+    Ok(Json(client(&app, &id)))
 }
 
 /// A client id from the path, percent-decoded.
@@ -216,23 +226,23 @@ impl IntoResponses for Full {
 pub(super) struct ClientId(
     /// The client's id, percent-encoded: 1 to 256 bytes of visible ASCII
     #[param(min_length = 1, max_length = 256, example = "client-123")]
-    String,
+    pub(super) String,
 );
 
 impl<S: Send + Sync> FromRequestParts<S> for ClientId {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<ClientId, Problem> {
-        let id = Path::<String>::from_request_parts(parts, state).await.ok();
-        id.filter(|Path(id)| is_client_id(id.as_bytes())).map(|Path(id)| ClientId(id)).ok_or_else(
-            || {
-                let detail = format!("an id is 1 to {MAX_CLIENT_ID} bytes of visible ASCII");
-                Problem::field("id", detail)
-            },
-        )
+        let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await.ok();
+        let id = path.and_then(|Path(mut path)| path.remove("id"));
+        id.filter(|id| is_client_id(id.as_bytes())).map(ClientId).ok_or_else(|| {
+            let detail = format!("an id is 1 to {MAX_CLIENT_ID} bytes of visible ASCII");
+            Problem::field("id", detail)
+        })
     }
 }
 
+/// How a client stands that a header or a key names.
 fn client(app: &AdminState, id: &str) -> Client {
     let generation = app.gateway.generation();
     let tiers = &generation.config.tiers;
@@ -248,7 +258,8 @@ fn client(app: &AdminState, id: &str) -> Client {
     )
 }
 
-fn address(app: &AdminState, ip: IpAddr) -> Client {
+/// How a client stands that only its address names.
+pub(super) fn address(app: &AdminState, ip: IpAddr) -> Client {
     let generation = app.gateway.generation();
     let standing = Standing::stranger(&generation.config.tiers);
     let ip = client_ip(ip, generation.config.clients.ipv6_prefix);

@@ -3,6 +3,7 @@
 use super::{AdminState, App};
 use crate::clock;
 use crate::lifecycle::Stage;
+use crate::registry::Condition;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 pub(super) struct Health {
     status: Status,
     redis: Redis,
+    registry: RegistryState,
     /// By upstream.
     upstreams: BTreeMap<String, Servers>,
     /// Whole seconds since the process started.
@@ -50,7 +52,8 @@ enum ReloadOutcome {
     RolledBack,
 }
 
-/// `ok` when every server of every upstream is healthy and no circuit refuses requests.
+/// `ok` when every server of every upstream is healthy, no circuit refuses requests, and the
+/// registry has lost nothing and can be written.
 #[derive(Debug, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -63,6 +66,34 @@ enum Status {
 #[serde(rename_all = "lowercase")]
 enum Redis {
     Off,
+}
+
+/// What becomes of changes to clients, keys and blocks.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum RegistryState {
+    /// They are on disk when they are answered.
+    Durable,
+    /// They end with the process: there is no `state_dir`.
+    Memory,
+    /// They are on disk, but its file was damaged at the start and kept aside.
+    Anew,
+    /// They are refused: its file cannot be written.
+    Failing,
+    /// They are refused: a successor of this process has its file.
+    HandedOver,
+}
+
+impl From<Condition> for RegistryState {
+    fn from(condition: Condition) -> RegistryState {
+        match condition {
+            Condition::Durable => RegistryState::Durable,
+            Condition::InMemory => RegistryState::Memory,
+            Condition::Anew => RegistryState::Anew,
+            Condition::Failing => RegistryState::Failing,
+            Condition::HandedOver => RegistryState::HandedOver,
+        }
+    }
 }
 
 /// The servers of one upstream. One is healthy that resolves, passes its checks and is not
@@ -111,10 +142,15 @@ fn observe(app: &AdminState, stage: Stage) -> Health {
     // Without checks a server counts as healthy however it fails; then its circuit knows.
     let now_ns = clock::now_ns();
     let is_refusing = generation.circuits().any(|circuit| circuit.would_refuse(now_ns));
-    let is_well = all_healthy && !is_refusing && stage != Stage::Starting;
+    let condition = app.gateway.registry.condition();
+    let is_well = all_healthy
+        && !is_refusing
+        && stage != Stage::Starting
+        && !matches!(condition, Condition::Anew | Condition::Failing);
     Health {
         status: if is_well { Status::Ok } else { Status::Degraded },
         redis: Redis::Off,
+        registry: condition.into(),
         upstreams,
         uptime_seconds: app.gateway.lifecycle.uptime().as_secs(),
         generation: generation.number,

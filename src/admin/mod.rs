@@ -4,8 +4,10 @@
 //! headers all answers have), the guard (token, Host, Origin), the router (404, 405), and
 //! its handler, which reads the gateway's state and never holds a lock while it waits.
 
+mod blocks;
 mod body;
 mod circuits;
+mod client_list;
 mod clients;
 mod config;
 mod explain;
@@ -13,11 +15,14 @@ mod explained;
 mod guard;
 mod health;
 mod history;
+mod import;
+mod keys;
 mod limits;
 mod metrics;
 mod openapi;
 mod problem;
 mod refusals;
+mod registry;
 mod reload;
 mod resilience;
 mod routes;
@@ -73,6 +78,10 @@ pub fn router(state: AdminState) -> Router {
     let guard = Arc::new(Guard::new(&state));
     let (router, _) = api().split_for_parts();
     router
+        .route(
+            "/blocks/{kind}/{value}/{length}",
+            routing::put(blocks::block).delete(blocks::unblock),
+        )
         .route("/docs", routing::get(openapi::to_docs))
         .route("/docs/", routing::get(openapi::docs_page))
         .route("/docs/{*file}", routing::get(openapi::docs_file))
@@ -97,10 +106,15 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .routes(routes!(circuits::force))
         .routes(routes!(upstreams::upstreams))
         .routes(routes!(upstreams::set_state))
-        .routes(routes!(clients::by_ip))
-        .routes(routes!(clients::by_id))
-        .routes(routes!(clients::set_tier))
+        .routes(routes!(client_list::list, import::import))
+        .routes(routes!(clients::by_id, clients::forget))
+        .routes(routes!(clients::set_tier, clients::remove_tier))
         .routes(routes!(clients::set_limit, clients::remove_limit))
+        .routes(routes!(keys::keys, keys::create))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(blocks::blocks))
+        .routes(routes!(blocks::block, blocks::unblock))
         .routes(routes!(metrics::text))
         .routes(routes!(metrics::summary))
         .routes(routes!(metrics::latency))

@@ -32,6 +32,8 @@ pub(super) struct Problem {
     /// Everything that was wrong, where that is more than one thing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<String>,
+    #[serde(skip)]
+    retry_after_seconds: Option<u32>,
 }
 
 impl Problem {
@@ -44,12 +46,23 @@ impl Problem {
             detail: detail.into(),
             field: None,
             errors: Vec::new(),
+            retry_after_seconds: None,
         }
+    }
+
+    /// The same problem, with a time after which asking again may help.
+    pub(super) fn with_retry_after(self, seconds: u32) -> Problem {
+        Problem { retry_after_seconds: Some(seconds), ..self }
     }
 
     /// The same problem with a list of all that was wrong.
     pub(super) fn with_errors(self, errors: Vec<String>) -> Problem {
         Problem { errors, ..self }
+    }
+
+    /// What was wrong.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// A bad request.
@@ -91,6 +104,9 @@ impl IntoResponse for Problem {
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if response.status() == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

@@ -6,6 +6,7 @@ use crate::gateway::Gateway;
 use crate::handover::{Predecessor, Upgrader};
 use crate::lifecycle::Stage;
 use crate::reload::Reloader;
+use crate::store::mapped::Lock;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::connections::Connections;
 use crate::wire::listening::{self, Started};
@@ -33,6 +34,8 @@ pub(super) struct Signals {
     pub(super) serving: watch::Receiver<Started>,
     /// The process that serves until this one does.
     pub(super) predecessor: Option<Predecessor>,
+    /// That no other gateway serves from the folder of the state.
+    pub(super) lock: Mutex<Option<Lock>>,
 }
 
 /// Waits for signals: HUP reloads; QUIT and USR2 hand over to a successor, one that waits or
@@ -177,6 +180,9 @@ impl Signals {
 
     fn end(&self, stage: Stage, mut interrupt: Signal, exit_code: i32) {
         self.upgrader.let_go();
+        // Whoever starts now may have the folder. What is still charged until the drain is over
+        // lands in the same table.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         tokio::spawn(async move {
             interrupt.recv().await;
             log::info!("interrupted: the drain is cut short");

@@ -1,5 +1,6 @@
 //! What goes on beside the requests: upstreams are looked after, circuits move on with time.
 
+use super::state;
 use crate::clock;
 use crate::gateway::Gateway;
 use crate::reload::Reloader;
@@ -38,6 +39,7 @@ impl BackgroundService for UpkeepService {
             ticks.tick().await;
             give_back_memory();
             let now_ns = clock::now_ns();
+            self.0.limiter.table().mark(state::reading());
             self.0.generation().circuits().for_each(|circuit| circuit.refresh(now_ns));
         }
     }

@@ -75,8 +75,9 @@ const SECTIONS: [Section; 5] = [
         "ENVIRONMENT",
         &[
             (
-                "TOLLGATE_LISTEN, TOLLGATE_WORKERS, TOLLGATE_ADMIN_LISTEN, TOLLGATE_ADMIN_TOKEN, \
-                 TOLLGATE_METRICS_LISTEN, TOLLGATE_CLIENT_ID_FROM, TOLLGATE_UPSTREAM",
+                "TOLLGATE_STATE_DIR, TOLLGATE_LISTEN, TOLLGATE_WORKERS, TOLLGATE_ADMIN_LISTEN, \
+                 TOLLGATE_ADMIN_TOKEN, TOLLGATE_METRICS_LISTEN, TOLLGATE_CLIENT_ID_FROM, \
+                 TOLLGATE_UPSTREAM",
                 "Values that the shipped configuration takes from the environment. Any other \
                  variable can be named in a configuration, as ${NAME} or ${NAME:-default}.",
             ),
@@ -113,10 +114,19 @@ const SECTIONS: [Section; 5] = [
 pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = Arguments::command().disable_help_subcommand(true);
     program.build();
-    let shown = program.get_subcommands().filter(|command| !command.is_hide_set());
-    let mut pages = shown.map(|command| page(command, &[])).collect::<io::Result<Vec<_>>>()?;
+    let mut pages = Vec::new();
+    for command in shown(&program) {
+        for part in shown(command) {
+            pages.push(page(part, &[])?);
+        }
+        pages.push(page(command, &[])?);
+    }
     pages.push(page(&program, &SECTIONS)?);
     Ok(pages)
+}
+
+fn shown(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+    command.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
 /// Writes every page to the folder `out`, which is made if it is missing.
@@ -172,13 +182,18 @@ mod tests {
     fn every_command_that_help_shows_has_a_page_that_the_first_one_names() {
         let first = text_of("tollgate.1");
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        for command in
-            ["run", "check", "reload", "upgrade", "status", "explain", "simulate", "demo"]
-        {
+        for command in [
+            "run", "check", "reload", "upgrade", "status", "explain", "simulate", "clients", "demo",
+        ] {
             assert!(names.contains(&format!("tollgate-{command}.1")), "{names:?}");
             assert!(first.contains(&format!(r"tollgate\-{command}(1)")), "{first}");
         }
-        assert_eq!(names.len(), 9, "{names:?}");
+        let clients = text_of("tollgate-clients.1");
+        for part in ["import", "export"] {
+            assert!(names.contains(&format!("tollgate-clients-{part}.1")), "{names:?}");
+            assert!(clients.contains(&format!(r"tollgate\-clients\-{part}(1)")), "{clients}");
+        }
+        assert_eq!(names.len(), 12, "{names:?}");
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     fixed("admin.token", old.admin.token == new.admin.token);
     fixed("metrics.listen", old.metrics == new.metrics);
     fixed("limiter.slots", old.limiter == new.limiter);
+    fixed("state_dir", old.state_dir == new.state_dir);
     new.server = Server {
         listen: before.listen.clone(),
         workers: before.workers,
@@ -116,6 +117,7 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     new.admin = old.admin.clone();
     new.metrics = old.metrics.clone();
     new.limiter = old.limiter.clone();
+    new.state_dir = old.state_dir.clone();
     warnings
 }
 

@@ -30,6 +30,7 @@ pub fn effective(config: &Config) -> Value {
     let tiers = config.tiers.iter().map(|(_, tier)| (tier.name.to_string(), tier_value(tier)));
     let upstreams = config.upstreams.iter().map(|u| (u.name.to_string(), upstream(u)));
     json!({
+        "state_dir": config.state_dir.as_ref().map(|path| path.to_string_lossy()),
         "server": server(&config.server),
         "admin": {
             "listen": config.admin.listen.to_string(),

@@ -17,6 +17,7 @@ pub(super) const LATER_ANYWHERE: &[&str] =
 
 pub(super) const FILE: Keys = Keys {
     known: &[
+        "state_dir",
         "server",
         "admin",
         "metrics",
@@ -27,7 +28,7 @@ pub(super) const FILE: Keys = Keys {
         "upstreams",
         "routes",
     ],
-    later: &["state_dir", "redis"],
+    later: &["redis"],
 };
 pub(super) const SERVER: Keys = Keys {
     known: &[

@@ -27,6 +27,7 @@ mod retry;
 mod routes;
 mod server;
 mod servers;
+mod state_dir;
 mod upstreams;
 mod value;
 mod warnings;
@@ -63,6 +64,8 @@ use crate::policy::tier::Tiers;
 /// Everything a configuration file says, checked and with its defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// The folder of what outlives the process; none: nothing does.
+    pub state_dir: Option<PathBuf>,
     /// The data listeners and what every request meets.
     pub server: Server,
     /// The admin API.
@@ -216,6 +219,7 @@ pub fn parse(
 /// the errors of what refers to it.
 fn check(root: &Field<'_>, report: &mut Report) -> Option<Config> {
     let root = root.section(report, &keys::FILE)?;
+    let state_dir = state_dir::read(&root, report);
     let server = Server::read(root.get("server"), report);
     let admin = Admin::read(root.get("admin"), report);
     let metrics = Metrics::read(root.get("metrics"), report);
@@ -228,8 +232,18 @@ fn check(root: &Field<'_>, report: &mut Report) -> Option<Config> {
     let limits = limits::read_limits(root.get("limits"), report);
     let upstreams = upstreams::read(root.get("upstreams"), report);
     let routes = routes::read(root.get("routes"), &upstreams, report);
-    let config =
-        Config { server, admin, metrics, clients, limiter, tiers, limits, upstreams, routes };
+    let config = Config {
+        state_dir,
+        server,
+        admin,
+        metrics,
+        clients,
+        limiter,
+        tiers,
+        limits,
+        upstreams,
+        routes,
+    };
     if !report.has_errors() {
         warnings::check(&config, &root, report);
     }

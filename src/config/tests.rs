@@ -6,6 +6,7 @@ mod limits;
 mod resilience;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method};
@@ -65,6 +66,7 @@ fn what_is_absent_has_its_default() {
     assert_eq!(config.metrics, Metrics::default());
     assert_eq!(config.clients, Clients::default());
     assert_eq!(config.limiter.slots, 1_048_576);
+    assert_eq!(config.state_dir, None);
     assert_eq!(config.tiers, Tiers::standard());
     assert_eq!(config.limits, []);
     assert_eq!(config.upstreams[0].timeouts, Timeouts::default());
@@ -107,6 +109,7 @@ fn every_key_is_read() {
     assert_eq!(clients.known[0].tier, config.tiers.find("gold"));
     assert_eq!(clients.known[1].tier, None);
     assert_eq!(config.limiter.slots, 2_048);
+    assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/tollgate")));
     let default = config.tiers.get(config.tiers.default_tier());
     assert_eq!((&*default.name, default.bucket.burst()), ("Basic", 7));
     assert_eq!(default.concurrency, Some(4));
@@ -263,7 +266,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
     let later = "is not available yet";
     refused(&[
         ("redis: {url: x}", "redis is not available yet"),
-        ("state_dir: ./state", later),
         ("tls: {}", later),
         ("server: {proxy_protocol: true}", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, on_store_failure: deny}]", later),

@@ -104,7 +104,7 @@ fn required_keys(config: &Config, places: &Places<'_>, report: &mut Report) {
         report.error(&path, line, message);
     } else if config.clients.known.iter().all(|client| client.api_keys.is_empty()) {
         let message = "an API key is required, but no client in clients.known has api_keys, so \
-                       nobody can pass";
+                       only keys that the admin API makes pass";
         report.warn(&path, line, message);
     }
 }

@@ -78,6 +78,13 @@ pub struct Caller {
     pub has_api_key: bool,
 }
 
+impl Caller {
+    /// Whether it is blocked by its id; what only an address names is blocked by that.
+    pub fn is_blocked(&self, gateway: &Gateway) -> bool {
+        self.identity.kind != KeyKind::Ip && gateway.registry.blocks_client(&self.identity.name)
+    }
+}
+
 /// What a request says about its sender.
 pub struct Sender<'a> {
     /// Its headers.
@@ -104,13 +111,16 @@ pub fn identify(
     let reads_keys = clients.identify.contains(&Identifier::ApiKey);
     let presented = if reads_keys { presented_key(sender.headers, clients)? } else { None };
     let key_client = match presented {
-        Some(key) => Some(generation.known.client_of_key(key).ok_or(Refusal::UnknownApiKey)?),
+        Some(key) => {
+            let client = gateway.registry.client_of_key(key, &generation.known);
+            Some(client.ok_or(Refusal::UnknownApiKey)?)
+        }
         None => None,
     };
     if needs_key && key_client.is_none() {
         return Err(Refusal::ApiKeyRequired);
     }
-    let by_key = key_client.map(|id| (KeyKind::ApiKey, &**id));
+    let by_key = key_client.as_deref().map(|id| (KeyKind::ApiKey, id));
     let chosen = match by_key {
         Some(key) if needs_key => Some(key),
         _ => clients.identify.iter().find_map(|identifier| match identifier {

@@ -41,6 +41,8 @@ pub enum Refusal {
     UnknownApiKey,
     /// The route needs an API key and it has none.
     ApiKeyRequired,
+    /// An operator blocks its address or its client.
+    Blocked,
     /// A limit refused it.
     RateLimited {
         /// The policy's name.
@@ -154,6 +156,7 @@ impl Refusal {
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),
             Self::UnknownApiKey => (S::UNAUTHORIZED, "unknown-api-key", "Unauthorized"),
             Self::ApiKeyRequired => (S::UNAUTHORIZED, "api-key-required", "Unauthorized"),
+            Self::Blocked => (S::FORBIDDEN, "blocked", "Forbidden"),
             Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
             Self::CircuitOpen { .. } => unavailable("circuit-open"),
             Self::ClientBusy { .. } => unavailable("client-concurrency"),
@@ -200,6 +203,7 @@ impl Refusal {
             Self::Method(_) => "a route takes this path, with the methods in Allow only",
             Self::UnknownApiKey => "the API key is unknown or was revoked",
             Self::ApiKeyRequired => "this route needs an API key",
+            Self::Blocked => "this client is blocked",
             Self::RateLimited { standing, .. } if standing.wait_ns.is_some() => {
                 "the client has used up what this policy allows; retry after the time given"
             }
@@ -450,6 +454,7 @@ mod tests {
             (Refusal::Path(PathFault::DotSegment), 400),
             (Refusal::BodyTooLarge { max_body: 7 }, 413),
             (Refusal::UnknownApiKey, 401),
+            (Refusal::Blocked, 403),
             (Refusal::Loop, 508),
             (limited(Some(1)), 429),
             (Refusal::CircuitOpen { circuit: "c".into(), retry_after_ns: 1 }, 503),

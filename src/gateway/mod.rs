@@ -10,6 +10,7 @@ pub mod client_places;
 pub mod hitters;
 mod outcomes;
 pub mod refused;
+pub mod registry_metrics;
 pub mod table_metrics;
 
 use crate::config::{self, Config};
@@ -57,9 +58,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that serves `config`.
+    /// A gateway that serves `config`, with all its state in memory.
     pub fn new(config: Config, hasher: KeyHasher, metrics: Arc<Metrics>) -> Gateway {
         let limiter = Limiter::new(config.limiter.slots, hasher);
+        Gateway::with_limiter(config, limiter, metrics)
+    }
+
+    /// A gateway that serves `config` and charges the buckets of `limiter`.
+    pub fn with_limiter(config: Config, limiter: Limiter, metrics: Arc<Metrics>) -> Gateway {
         let generation = Generation::new(config, None, &limiter, &metrics);
         expose(&metrics, &generation);
         Gateway {

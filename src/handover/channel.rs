@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// What is said here and how. Processes of another version do not understand one another.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 /// Sockets that can be passed: 16 of `server.listen`, one for the admin API, one for metrics,
 /// and room.
 const MAX_SOCKETS: usize = 32;
@@ -30,6 +30,10 @@ const MAX_MESSAGE: usize = 8_192;
 pub(super) enum Message {
     /// The predecessor's sockets; the descriptors come with it, in this order.
     Sockets { protocol: u32, sockets: Vec<Named> },
+    /// The successor asks for what only one of the two can have open.
+    Release,
+    /// The predecessor has closed it.
+    Released,
     /// The successor serves.
     Ready,
     /// The successor cannot, and says why.

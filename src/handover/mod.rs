@@ -4,7 +4,11 @@
 //! successor                              predecessor
 //! waits at `upgrade_socket`
 //!                      <- sockets ------ is told to (QUIT, USR2, POST /upgrade)
-//! serves on them
+//! opens all else
+//!                       -- release ---->
+//!                                        closes what only one can have open: its estate
+//!                      <- released -----
+//! opens that, serves on the sockets
 //!                       -- ready ------>
 //!                                        tells its supervisor who the main process is
 //!                      <- yours --------
@@ -12,21 +16,23 @@
 //! ```
 //!
 //! Both accept between `ready` and `yours`, so there is no moment in which nobody does. Until
-//! it has read `ready` the predecessor has given up nothing: when the successor goes away, says
-//! that it failed, or takes longer than [`READY_WITHIN`], the predecessor goes on as if nothing
-//! had been. A successor that loses its predecessor before `yours` ends, for then that one
+//! it has read `ready` the predecessor has given up nothing but its [`Estate`], and that it takes
+//! back: when the successor goes away, says that it failed, or takes longer than
+//! [`READY_WITHIN`], the predecessor goes on as if nothing had been. A successor that loses its predecessor before `yours` ends, for then that one
 //! went on.
 //!
 //! Pingora has a hand-over of its own. It shuts the old process down whether or not anybody
 //! has taken the sockets, and that is why this one exists.
 
 mod channel;
+mod estate;
 mod place;
 mod predecessor;
 mod socket;
 mod successor;
 mod upgrader;
 
+pub use estate::Estate;
 pub use place::{arranged, meeting_point};
 pub use predecessor::Failure;
 pub use socket::{Role, Socket};

@@ -1,6 +1,7 @@
 //! The side that hands over.
 
 use super::channel::{Channel, Message, Named, PROTOCOL};
+use super::estate::Loan;
 use super::socket::{Role, Socket};
 use super::{FOUND_WITHIN, READY_WITHIN};
 use crate::clock;
@@ -82,12 +83,13 @@ pub(super) struct Serving {
     pub(super) process: i32,
 }
 
-/// Gives the successor at `path` the sockets and waits until it serves, or until this process
-/// is to end.
+/// Gives the successor at `path` the sockets, and the estate when it asks for it, and waits until
+/// it serves, or until this process is to end.
 pub(super) fn offer(
     path: &Path,
     sockets: &[Socket],
     heir: &mut Heir,
+    loan: &mut Loan<'_>,
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Serving, Failure> {
     let started = clock::now();
@@ -110,7 +112,8 @@ pub(super) fn offer(
         .map(|socket| Named { role: socket.role.unwrap_or(Role::Data), address: socket.address });
     let message = Message::Sockets { protocol: PROTOCOL, sockets: named.collect() };
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.listener.as_fd()).collect();
-    match channel.send(&message, &fds).and_then(|()| listen(&mut channel, end, is_stopping)) {
+    let sent = channel.send(&message, &fds);
+    match sent.and_then(|()| attend(&mut channel, loan, end, is_stopping)) {
         Ok(Message::Ready) => Ok(Serving { channel, process }),
         Ok(Message::Failed { why }) => Err(Failure::Declined(why)),
         Ok(other) => Err(Failure::Broken(io::Error::other(format!("it said {other:?}")))),
@@ -122,6 +125,23 @@ pub(super) fn offer(
             }
             _ => Failure::Broken(error),
         }),
+    }
+}
+
+/// Waits for the word that decides, and lets the estate go when that is asked for before.
+fn attend(
+    channel: &mut Channel,
+    loan: &mut Loan<'_>,
+    end: Instant,
+    is_stopping: &dyn Fn() -> bool,
+) -> io::Result<Message> {
+    match listen(channel, end, is_stopping)? {
+        Message::Release => {
+            loan.give();
+            channel.send(&Message::Released, &[])?;
+            listen(channel, end, is_stopping)
+        }
+        message => Ok(message),
     }
 }
 

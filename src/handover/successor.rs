@@ -124,6 +124,21 @@ fn take(stream: UnixStream) -> anyhow::Result<Option<Inheritance>> {
 }
 
 impl Predecessor {
+    /// Asks for what only one process can have open, and waits until the predecessor has closed
+    /// it. Comes after everything that may fail and needs none of it: from here on until the end
+    /// of the hand-over the predecessor is without.
+    ///
+    /// # Errors
+    /// When the predecessor is gone or went on.
+    pub fn take_estate(&mut self) -> anyhow::Result<()> {
+        let end: Instant = clock::now() + READY_WITHIN;
+        match self.0.send(&Message::Release, &[]).and_then(|()| self.0.receive(end)) {
+            Ok((Message::Released, _)) => Ok(()),
+            Ok((other, _)) => bail!("the running gateway answered {other:?}"),
+            Err(error) => Err(error).context("the running gateway did not let go of its registry"),
+        }
+    }
+
     /// Says that this process serves, and waits until the predecessor has let go.
     ///
     /// # Errors

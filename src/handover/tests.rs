@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -44,7 +45,8 @@ fn the_successor_gets_every_socket_with_its_name_and_both_agree() {
         inheritance.link.confirm().unwrap();
         (names, inheritance.sockets)
     });
-    let serving = offer(&path, &sockets, &mut Heir::Waiting, &|| false).unwrap();
+    let serving =
+        offer(&path, &sockets, &mut Heir::Waiting, &mut Estate::none().loan(), &|| false).unwrap();
     assert_eq!(serving.process, rustix::process::getpid().as_raw_pid());
     serving.release().unwrap();
     let (names, taken) = successor.join().unwrap();
@@ -61,14 +63,72 @@ fn the_successor_gets_every_socket_with_its_name_and_both_agree() {
     assert_eq!(byte, *b"x");
 }
 
+/// What was done with an estate.
+fn watched() -> (Estate, Arc<Mutex<Vec<&'static str>>>) {
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let note = |what| {
+        let done = done.clone();
+        Box::new(move || done.lock().unwrap().push(what))
+    };
+    (Estate { let_go: note("let go"), take_back: note("taken back") }, done)
+}
+
+#[test]
+fn the_estate_is_let_go_when_asked_for_and_stays_with_a_successor_that_serves() {
+    let (_folder, path) = place();
+    let (estate, done) = watched();
+    let waiting = Waiting::at(&path).unwrap();
+    let seen = done.clone();
+    let successor = thread::spawn(move || {
+        let mut link = waiting.receive().unwrap().link;
+        assert!(seen.lock().unwrap().is_empty(), "not before it is asked for");
+        link.take_estate().unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["let go"]);
+        link.confirm().unwrap();
+    });
+    let mut loan = estate.loan();
+    let socket = socket(None, "0.0.0.0:80");
+    offer(&path, &[socket], &mut Heir::Waiting, &mut loan, &|| false).unwrap().release().unwrap();
+    loan.leave();
+    successor.join().unwrap();
+    assert_eq!(*done.lock().unwrap(), ["let go"]);
+}
+
+#[test]
+fn the_estate_comes_back_from_a_successor_that_fails() {
+    let endings: [fn(Predecessor); 2] = [drop, |link| link.decline("no memory")];
+    for end in endings {
+        let (_folder, path) = place();
+        let (estate, done) = watched();
+        let waiting = Waiting::at(&path).unwrap();
+        let successor = thread::spawn(move || {
+            let mut link = waiting.receive().unwrap().link;
+            link.take_estate().unwrap();
+            end(link);
+        });
+        let socket = socket(None, "0.0.0.0:80");
+        let mut loan = estate.loan();
+        assert!(offer(&path, &[socket], &mut Heir::Waiting, &mut loan, &|| false).is_err());
+        drop(loan);
+        successor.join().unwrap();
+        assert_eq!(*done.lock().unwrap(), ["let go", "taken back"]);
+    }
+}
+
 #[test]
 fn a_successor_that_declines_says_why() {
     let (_folder, path) = place();
     let waiting = Waiting::at(&path).unwrap();
     let successor =
         thread::spawn(move || waiting.receive().unwrap().link.decline("no room in the log"));
-    let refused =
-        offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting, &|| false).unwrap_err();
+    let refused = offer(
+        &path,
+        &[socket(None, "0.0.0.0:80")],
+        &mut Heir::Waiting,
+        &mut Estate::none().loan(),
+        &|| false,
+    )
+    .unwrap_err();
     successor.join().unwrap();
     assert!(refused.to_string().contains("no room in the log"), "{refused}");
 }
@@ -78,8 +138,14 @@ fn a_successor_whose_predecessor_went_on_must_not_serve() {
     let (_folder, path) = place();
     let waiting = Waiting::at(&path).unwrap();
     let successor = thread::spawn(move || waiting.receive().unwrap().link.confirm());
-    let serving =
-        offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting, &|| false).unwrap();
+    let serving = offer(
+        &path,
+        &[socket(None, "0.0.0.0:80")],
+        &mut Heir::Waiting,
+        &mut Estate::none().loan(),
+        &|| false,
+    )
+    .unwrap();
     drop(serving);
     assert!(successor.join().unwrap().unwrap_err().to_string().contains("serves on"));
 }
@@ -91,7 +157,13 @@ fn who_only_looks_whether_somebody_waits_does_not_end_the_wait() {
     let successor = thread::spawn(move || waiting.receive().map(|given| given.sockets.len()));
     drop(UnixStream::connect(&path).unwrap());
     drop(UnixStream::connect(&path).unwrap());
-    let outcome = offer(&path, &[socket(None, "0.0.0.0:80")], &mut Heir::Waiting, &|| false);
+    let outcome = offer(
+        &path,
+        &[socket(None, "0.0.0.0:80")],
+        &mut Heir::Waiting,
+        &mut Estate::none().loan(),
+        &|| false,
+    );
     assert_eq!(successor.join().unwrap().unwrap(), 1);
     assert!(outcome.is_err(), "it was given up without a word");
 }

@@ -1,5 +1,6 @@
 //! Replaces this process by a successor, once.
 
+use super::estate::{Estate, Loan};
 use super::place::ARRANGED;
 use super::predecessor::{Failure, Heir, offer};
 use super::socket::Socket;
@@ -70,23 +71,27 @@ pub struct Upgrader {
     command: Option<CommandLine>,
     /// Tells the supervisor which process is the main one from now on.
     announce: fn(i32),
+    /// What the successor gets besides.
+    estate: Estate,
     turn: Turn<()>,
     successor: watch::Sender<Option<i32>>,
 }
 
 impl Upgrader {
-    /// Hands over `sockets` at `path`.
+    /// Hands over `sockets` at `path`, and `estate` with them.
     pub fn new(
         path: anyhow::Result<PathBuf>,
         sockets: Vec<Socket>,
         command: Option<CommandLine>,
         announce: fn(i32),
+        estate: Estate,
     ) -> Arc<Upgrader> {
         Arc::new(Upgrader {
             path: path.map_err(|error| format!("{error:#}")),
             sockets: Mutex::new(sockets),
             command,
             announce,
+            estate,
             turn: Turn::default(),
             successor: watch::channel(None).0,
         })
@@ -130,23 +135,25 @@ impl Upgrader {
         let upgrader = self.clone();
         let attempt = spawn_blocking(move || {
             let mut heir = find(&upgrader)?;
-            let outcome = upgrader.try_heir(&mut heir);
-            if outcome.is_err()
-                && let Heir::Started(child) = heir
-            {
-                end(child);
+            let mut loan = upgrader.estate.loan();
+            let outcome = upgrader.try_heir(&mut heir, &mut loan);
+            match (&outcome, heir) {
+                (Ok(_), _) => loan.leave(),
+                (Err(_), Heir::Waiting) => {}
+                // The estate is free to come back once this one is gone.
+                (Err(_), Heir::Started(child)) => end(child),
             }
             outcome
         });
         attempt.await.unwrap_or_else(|fault| Err(Failure::Broken(fault.into())))
     }
 
-    fn try_heir(&self, heir: &mut Heir) -> Result<i32, Failure> {
+    fn try_heir(&self, heir: &mut Heir, loan: &mut Loan<'_>) -> Result<i32, Failure> {
         let sockets = self.shared().map_err(Failure::Broken)?;
         if sockets.is_empty() {
             return Err(Failure::Stopping);
         }
-        let serving = offer(self.path()?, &sockets, heir, &|| self.is_stopping())?;
+        let serving = offer(self.path()?, &sockets, heir, loan, &|| self.is_stopping())?;
         let process = serving.process;
         // Held to the end, so that whoever stops this process comes before or after, and not in
         // between.

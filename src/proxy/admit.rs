@@ -60,9 +60,16 @@ impl Proxy {
         let route = find_route(&generation, facts.host, &request.method, &target.path)?;
         enter_route(&generation, route, facts.content_length, &target, ctx)?;
 
+        if self.gateway.registry.blocks_ip(source) {
+            return Err(Refusal::Blocked);
+        }
         let needs_key = client::needs_key(&generation, route);
         let sender = Sender { headers: &request.headers, peer, source };
         let caller = client::identify(&sender, &self.gateway, &generation, needs_key)?;
+        if caller.is_blocked(&self.gateway) {
+            ctx.identity = Some(caller.identity);
+            return Err(Refusal::Blocked);
+        }
         let toll = Toll {
             route,
             method: &request.method,

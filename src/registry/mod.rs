@@ -1,74 +1,59 @@
 //! Who the clients are: what the configuration registers, and what the admin API changed
-//! since.
+//! since; and who is blocked.
 //!
-//! Reads are lock-free and happen on every request; writes are rare. Changes made at run
-//! time stand over the configuration and name tiers by name, so that they outlive the
-//! configuration they were made under.
+//! Requests read maps in `memory` and never wait. Changes stand over the configuration and
+//! name tiers by name, so that they outlive the configuration they were made under. One thread
+//! makes them (`keeper`), on disk first where there is a `state_dir`, so what was acknowledged
+//! is there after any end of the process.
 
+mod blocks;
+mod condition;
+mod file;
 pub mod identity;
+mod keeper;
+mod known;
+mod ledger;
+mod memory;
+mod record;
 
-use crate::config::{ApiKeyHash, Config};
+pub use blocks::{Target, TargetError};
+pub use condition::{Bounds, Condition, RegistryError};
+pub use file::Block;
+pub use known::KnownClients;
+pub use record::{ApiKey, Change, KeyId, Record};
+
+use crate::clock;
 use crate::policy::rate::TokenBucket;
 use crate::policy::tier::{TierId, Tiers};
+use condition::Status;
+use file::Reading;
+use keeper::{Keeper, Letter};
+use memory::Memory;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use subtle::ConstantTimeEq;
-use thiserror::Error;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
 
-/// The most clients the admin API may register; about 200 bytes each.
+/// The most clients the admin API may register; about 100 bytes of memory each, 64 more with a
+/// limit of its own.
 pub const MAX_CHANGED_CLIENTS: usize = 1_000_000;
+/// The most API keys made at run time; about 200 bytes of memory each.
+pub const MAX_KEYS: usize = 1_000_000;
+/// The most of them that one client may have, as in the file.
+pub const MAX_KEYS_OF_CLIENT: usize = 16;
+/// The most blocks; about 100 bytes of memory each.
+pub const MAX_BLOCKS: usize = 100_000;
 /// The longest client id in bytes.
 pub const MAX_CLIENT_ID: usize = 256;
+/// Changes and questions that may wait for the thread that has the file.
+const MAX_LETTERS: usize = 1_024;
 
 /// Whether `id` can name a client: 1 to 256 bytes of visible ASCII.
 pub fn is_client_id(id: &[u8]) -> bool {
     (1..=MAX_CLIENT_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-}
-
-/// What the configuration says of clients; made anew with every configuration.
-#[derive(Debug, Default)]
-pub struct KnownClients {
-    tiers: HashMap<Arc<str>, Option<TierId>>,
-    api_keys: HashMap<[u8; 32], (ApiKeyHash, Arc<str>)>,
-}
-
-impl KnownClients {
-    /// Indexes the clients of a configuration.
-    pub fn new(config: &Config) -> KnownClients {
-        let known = &config.clients.known;
-        KnownClients {
-            tiers: known.iter().map(|client| (client.id.clone(), client.tier)).collect(),
-            api_keys: known
-                .iter()
-                .flat_map(|client| {
-                    client.api_keys.iter().map(|hash| (hash.clone(), client.id.clone()))
-                })
-                .map(|(hash, id)| (hash.0, (hash, id)))
-                .collect(),
-        }
-    }
-
-    /// The client an API key belongs to.
-    ///
-    /// The key is looked up by its hash in a map whose own hash is seeded, and the hash
-    /// found is compared in constant time, so that the time taken tells nothing about how
-    /// near a guess came.
-    pub fn client_of_key(&self, key: &[u8]) -> Option<&Arc<str>> {
-        let presented: [u8; 32] = Sha256::digest(key).into();
-        let (stored, id) = self.api_keys.get(&presented)?;
-        bool::from(stored.0.ct_eq(&presented)).then_some(id)
-    }
-}
-
-/// What the admin API set for one client.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
-    /// A tier by name; none: as configured.
-    pub tier: Option<Arc<str>>,
-    /// A limit of its own instead of its tier's.
-    pub own_limit: Option<TokenBucket>,
 }
 
 /// How a client stands: what its requests are charged against.
@@ -94,83 +79,206 @@ impl Standing {
     }
 }
 
-/// The registry holds as many clients as it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error(
-    "the registry is full: at most {MAX_CHANGED_CLIENTS} clients can be registered at run time"
-)]
-pub struct RegistryFull;
-
-/// Changes made at run time.
-#[derive(Debug, Default)]
+/// What was set at run time.
 pub struct Registry {
-    changes: papaya::HashMap<Arc<str>, Change>,
-    /// Entries in `changes`; lets a gateway without any skip the lookup.
-    count: AtomicUsize,
-    /// Writers take turns; readers never wait.
-    writing: Mutex<()>,
+    memory: Arc<Memory>,
+    status: Arc<Status>,
+    letters: SyncSender<Letter>,
+    thread: Option<JoinHandle<()>>,
 }
 
+impl Default for Registry {
+    /// One that ends with the process.
+    fn default() -> Registry {
+        Registry::bounded(None, Bounds::default()).unwrap_or_else(|_| Registry::without_thread())
+    }
+}
+
+impl Drop for Registry {
+    /// The file is closed when this returns.
+    fn drop(&mut self) {
+        let _ = self.letters.send(Letter::End);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What requests ask. Nothing here waits.
 impl Registry {
     /// How the client with this id stands.
     pub fn standing(&self, id: &str, known: &KnownClients, tiers: &Tiers) -> Standing {
-        let configured = known.tiers.get(id);
-        let change = match self.count.load(Ordering::Acquire) {
-            0 => None,
-            _ => self.changes.pin().get(id).cloned(),
-        };
+        let configured = known.find(id);
+        let change = self.memory.client(id, |held| {
+            let tier = held.tier.as_deref().and_then(|name| tiers.find(name));
+            (tier, held.own_limit.as_deref().copied())
+        });
         let is_registered = configured.is_some() || change.is_some();
-        let changed_tier = change.as_ref().and_then(|change| tiers.find(change.tier.as_deref()?));
+        let (changed_tier, own_limit) = change.unwrap_or_default();
         Standing {
-            tier: changed_tier
-                .or_else(|| configured.copied().flatten())
-                .unwrap_or_else(|| tiers.default_tier()),
-            own_limit: change.and_then(|change| change.own_limit),
+            tier: changed_tier.or(configured.flatten()).unwrap_or_else(|| tiers.default_tier()),
+            own_limit,
             is_registered,
         }
     }
 
-    /// Puts a client in a tier.
+    /// The client an API key belongs to, whether the file or the admin API made it.
+    pub fn client_of_key(&self, key: &[u8], known: &KnownClients) -> Option<Arc<str>> {
+        let presented: [u8; 32] = Sha256::digest(key).into();
+        let configured = known.client_of_hash(&presented).cloned();
+        configured.or_else(|| self.memory.client_of_key(&presented, clock::unix_ms))
+    }
+
+    /// Whether an address, in canonical form, is blocked, or a network around it.
+    pub fn blocks_ip(&self, ip: IpAddr) -> bool {
+        self.memory.blocks_ip(ip, clock::unix_ms)
+    }
+
+    /// Whether a client is blocked.
+    pub fn blocks_client(&self, id: &str) -> bool {
+        self.memory.blocks_client(id, clock::unix_ms)
+    }
+
+    /// How many clients, keys and blocks there are.
+    pub fn counts(&self) -> [usize; 3] {
+        self.memory.counts()
+    }
+
+    /// Where it is and how it is.
+    pub fn condition(&self) -> Condition {
+        self.status.get()
+    }
+}
+
+/// What administrators ask.
+impl Registry {
+    /// The registry in `folder`, made where it is missing; without a folder, one that ends with
+    /// the process. Reads all of it: a second or two for a million clients.
     ///
     /// # Errors
-    /// When [`MAX_CHANGED_CLIENTS`] are registered already and this is another one.
-    pub fn set_tier(&self, id: &str, tier: &str) -> Result<(), RegistryFull> {
-        self.update(id, |change| change.tier = Some(tier.into()))
+    /// When another process has it open.
+    pub fn open(folder: Option<&Path>) -> Result<Registry, RegistryError> {
+        Registry::bounded(folder, Bounds::default())
     }
 
-    /// Gives a client a limit of its own.
+    /// The same, with bounds other than the usual ones.
     ///
     /// # Errors
-    /// As for [`set_tier`](Registry::set_tier).
-    pub fn set_own_limit(&self, id: &str, bucket: TokenBucket) -> Result<(), RegistryFull> {
-        self.update(id, |change| change.own_limit = Some(bucket))
-    }
-
-    /// Takes a client's own limit back; its tier's applies again. Nothing happens when it
-    /// has none.
-    pub fn remove_own_limit(&self, id: &str) {
-        // Taking away needs no room, so the registry cannot be too full for it.
-        let _ = self.update(id, |change| change.own_limit = None);
-    }
-
-    /// Changes run at most for an instant at a time and only for administrators, so a lock
-    /// that a panic poisoned is used on: the map itself is never half-written.
-    fn update(&self, id: &str, apply: impl FnOnce(&mut Change)) -> Result<(), RegistryFull> {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = self.changes.pin();
-        let mut change = changes.get(id).cloned().unwrap_or_default();
-        apply(&mut change);
-        if change == Change::default() {
-            changes.remove(id);
-        } else {
-            if changes.get(id).is_none() && changes.len() >= MAX_CHANGED_CLIENTS {
-                return Err(RegistryFull);
-            }
-            changes.insert(id.into(), change);
+    /// As for [`open`](Registry::open).
+    pub fn bounded(folder: Option<&Path>, bounds: Bounds) -> Result<Registry, RegistryError> {
+        let (mut registry, letters) = Registry::unattended();
+        let (memory, status) = (registry.memory.clone(), registry.status.clone());
+        let keeper = Keeper::start(folder, memory, status, bounds)?;
+        let run = move || keeper.run(&letters);
+        match std::thread::Builder::new().name("registry".into()).spawn(run) {
+            Ok(thread) => registry.thread = Some(thread),
+            Err(error) => return Err(RegistryError::Failing(error.to_string())),
         }
-        self.count.store(changes.len(), Ordering::Release);
-        Ok(())
+        Ok(registry)
     }
+
+    fn unattended() -> (Registry, Receiver<Letter>) {
+        let (letters, inbox) = sync_channel(MAX_LETTERS);
+        let (memory, status) = (Arc::new(Memory::new()), Arc::new(Status::default()));
+        (Registry { memory, status, letters, thread: None }, inbox)
+    }
+
+    /// One that refuses every change: there is no thread to make them.
+    fn without_thread() -> Registry {
+        let (registry, _) = Registry::unattended();
+        registry.status.set(Condition::Failing);
+        registry
+    }
+
+    /// Makes a change. It is on disk, and every request from now on meets it, when this returns.
+    /// A change that is no longer waited for is made all the same.
+    ///
+    /// # Errors
+    /// Why it was not made.
+    pub async fn change(&self, change: Change) -> Result<(), RegistryError> {
+        let (answer, made) = oneshot::channel();
+        self.post(Letter::Change(change, answer))?;
+        made.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Clients that were registered at run time, in the order of their ids' bytes: those that
+    /// begin with `prefix` and come behind `after`, at most `most`.
+    ///
+    /// # Errors
+    /// Why that cannot be read now.
+    pub async fn clients(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<(Box<str>, Record)>, RegistryError> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        self.read(move |reading| reading.clients(&prefix, after.as_deref(), most)).await
+    }
+
+    /// The keys a client was given at run time, in the order of their ids.
+    ///
+    /// # Errors
+    /// Why they cannot be read now.
+    pub async fn keys_of(&self, client: &str) -> Result<Vec<ApiKey>, RegistryError> {
+        let client = client.to_owned();
+        self.read(move |reading| reading.keys_of(&client)).await
+    }
+
+    /// Blocks that have not ended, in the order of kinds and values: at most `most` of those
+    /// behind `after`, a kind and a value with a slash between.
+    ///
+    /// # Errors
+    /// Why they cannot be read now.
+    pub async fn blocks(
+        &self,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Block>, RegistryError> {
+        let after = after.map(str::to_owned);
+        self.read(move |reading| reading.blocks(after.as_deref(), most, clock::unix_ms())).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reading) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let (answer, found) = oneshot::channel();
+        self.post(Letter::Read(Box::new(move |reading| {
+            let found = reading.and_then(|reading| {
+                read(&reading).map_err(|error| RegistryError::Failing(error.to_string()))
+            });
+            let _ = answer.send(found);
+        })))?;
+        found.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn post(&self, letter: Letter) -> Result<(), RegistryError> {
+        self.letters.try_send(letter).map_err(|error| match error {
+            TrySendError::Full(_) => RegistryError::Busy,
+            TrySendError::Disconnected(_) => stopped(),
+        })
+    }
+
+    /// Closes the file, for a successor to open it. What was asked for before is done first;
+    /// from then on changes are refused, and requests go on as before. Blocks.
+    pub fn let_go(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.letters.send(Letter::LetGo(answer)).is_ok() {
+            let _ = done.blocking_recv();
+        }
+    }
+
+    /// Opens the file again because there is no successor, as soon as that one has closed it,
+    /// and reads what it did. Blocks for a moment at the most.
+    pub fn take_back(&self) {
+        let _ = self.letters.send(Letter::TakeBack);
+    }
+}
+
+/// What is said where the thread is gone, which only a fault of its own can bring about.
+fn stopped() -> RegistryError {
+    RegistryError::Failing("its thread has ended".into())
 }
 
 #[cfg(test)]

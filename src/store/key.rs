@@ -51,6 +51,11 @@ impl Key {
         Key { fingerprint: (policy.0 ^ holder.0).max(1) }
     }
 
+    /// The key of a bucket that is there.
+    pub(super) fn of_fingerprint(fingerprint: u64) -> Key {
+        Key { fingerprint }
+    }
+
     pub(super) fn fingerprint(self) -> u64 {
         self.fingerprint
     }

@@ -2,6 +2,7 @@
 //! charged.
 
 use super::key::{Digest, Key, KeyHasher, KeyKind};
+use super::mapped::TableFile;
 use super::table::{Charge, Class, Payment, Place, Table};
 use crate::policy::gcra::Answer;
 use crate::policy::leaky_bucket;
@@ -170,6 +171,13 @@ impl Limiter {
     /// A limiter over a table of `slots` slots.
     pub fn new(slots: usize, hasher: KeyHasher) -> Limiter {
         Limiter { table: Table::new(slots), hasher }
+    }
+
+    /// A limiter over the table that a file holds, with the secret that its keys were hashed
+    /// with.
+    pub fn in_file(file: TableFile) -> Limiter {
+        let hasher = KeyHasher::with_secret(file.secret());
+        Limiter { table: Table::in_file(file), hasher }
     }
 
     /// The table, for its figures.

@@ -1,8 +1,10 @@
 //! Where limiter state lives: the table of buckets, the keys into it, and the decision
 //! over all limits of a request.
 
+mod carry;
 pub mod key;
 pub mod limiter;
+pub mod mapped;
 mod set;
 pub mod table;
 

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 /// Slots in a set, the shared first one included.
 pub(super) const SLOTS_PER_SET: usize = 16;
 /// The last slots of a set, kept free of unregistered keys.
-const RESERVED_SLOTS: usize = 2;
+pub(super) const RESERVED_SLOTS: usize = 2;
 /// The state's highest bit marks an announcement; the others make it unique.
 pub(super) const PENDING: u64 = 1 << 63;
+/// No time is later. What is found beyond it is damage, and must not overflow a sum.
+const MAX_TIME_NS: u64 = 1 << 61;
 
 /// Who may use the slots kept in reserve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +114,16 @@ impl Set {
 
     /// The latest time at which a bucket of this set was taken over.
     pub(super) fn latest_takeover(&self) -> u64 {
-        self.load(0).fingerprint
+        self.load(0).fingerprint.min(MAX_TIME_NS)
+    }
+
+    /// Forgets a takeover that lies in the future, which only damage leaves behind: every new
+    /// bucket of the set would begin that far from full.
+    pub(super) fn mend(&self, now: u64) {
+        let shared = self.load(0);
+        if shared.fingerprint > now {
+            self.swap(0, shared, Slot { fingerprint: now, ..shared });
+        }
     }
 
     pub(super) fn publish_takeover(&self, now: u64) {

@@ -49,6 +49,10 @@
 //! come to be. An announcement counts as free for other keys, so one left behind by a
 //! dead process is simply taken over.
 //!
+//! All of it holds between processes that share a table in a file as it does between threads:
+//! marks are unique among them, and a process that dies in the middle of a claim is like a
+//! thread that never goes on.
+//!
 //! # Late threads
 //!
 //! A thread may hold a `now` that is a little old. Charging is safe by itself, since every
@@ -57,6 +61,7 @@
 //! publishes its time in slot 0, and a new bucket starts no earlier than that.
 
 use super::key::Key;
+use super::mapped::{Reading, TableFile};
 use super::set::{self, Room, SLOTS_PER_SET, Set, Slot};
 pub use super::set::{Class, Place};
 use crate::policy::gcra::{self, Answer};
@@ -72,6 +77,9 @@ pub const BYTES_PER_SLOT: usize = size_of::<Set>() / SLOTS_PER_SET;
 const MAX_ROUNDS: usize = 64;
 /// Sets read for an estimate of the occupancy; the whole table up to a million slots.
 const SAMPLED_SETS: usize = 65_536;
+
+/// Announcements a process numbers before it begins anew; the bits above are the process's own.
+const ANNOUNCEMENTS: u64 = 1 << 40;
 
 /// What became of a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,9 +117,19 @@ pub struct Payment {
 
 /// The table. See the module's description.
 pub struct Table {
-    sets: Box<[Set]>,
+    memory: Memory,
     overflowed: AtomicU64,
     announcements: AtomicU64,
+    /// The part of every announcement's mark that no other process uses.
+    process_mark: u64,
+}
+
+/// Where the sets are.
+enum Memory {
+    /// In this process alone.
+    Heap(Box<[Set]>),
+    /// In a file, which other processes may have too.
+    File(TableFile),
 }
 
 enum Claim {
@@ -125,16 +143,48 @@ impl Table {
     /// power of two of at least one set. Memory is taken once, here.
     pub fn new(slots: usize) -> Table {
         let sets = slots.max(SLOTS_PER_SET).next_power_of_two() / SLOTS_PER_SET;
+        Table::of(Memory::Heap((0..sets).map(|_| Set::empty()).collect()), 0)
+    }
+
+    /// The table that a file holds.
+    pub fn in_file(file: TableFile) -> Table {
+        let process = file.process();
+        Table::of(Memory::File(file), process)
+    }
+
+    fn of(memory: Memory, process: u64) -> Table {
         Table {
-            sets: (0..sets).map(|_| Set::empty()).collect(),
+            memory,
             overflowed: AtomicU64::new(0),
             announcements: AtomicU64::new(0),
+            process_mark: set::PENDING | (process.wrapping_mul(ANNOUNCEMENTS)) & (set::PENDING - 1),
+        }
+    }
+
+    /// Notes what time it is where that must outlive the machine's boot.
+    pub fn mark(&self, now: Reading) {
+        if let Memory::File(file) = &self.memory {
+            file.mark(now);
+        }
+    }
+
+    /// A table of these sets.
+    #[cfg(test)]
+    pub(super) fn over(sets: Box<[Set]>) -> Table {
+        Table::of(Memory::Heap(sets), 0)
+    }
+
+    #[inline]
+    pub(super) fn sets(&self) -> &[Set] {
+        match &self.memory {
+            Memory::Heap(sets) => sets,
+            Memory::File(file) => file.memory().sets(),
         }
     }
 
     /// Slots in the table.
     pub fn slots(&self) -> usize {
-        self.sets.len() * SLOTS_PER_SET
+        self.sets().len() * SLOTS_PER_SET
     }
 
     /// Charges made against an overflow bucket so far.
@@ -145,9 +195,9 @@ impl Table {
     /// Slots that hold a bucket which is not full at `now`. Exact up to a million slots,
     /// beyond that an estimate from evenly spaced sets. Reads at most 16 MiB.
     pub fn used_slots(&self, now: u64) -> usize {
-        let stride = self.sets.len().div_ceil(SAMPLED_SETS);
+        let stride = self.sets().len().div_ceil(SAMPLED_SETS);
         let used: usize = self
-            .sets
+            .sets()
             .iter()
             .step_by(stride)
             .map(|set| (1..SLOTS_PER_SET).filter(|&i| !set.load(i).is_free(now)).count())
@@ -156,8 +206,9 @@ impl Table {
     }
 
     fn set(&self, key: Key) -> &Set {
+        let sets = self.sets();
         // The count of sets is a power of two.
-        &self.sets[key.set() & (self.sets.len() - 1)]
+        &sets[key.set() & (sets.len() - 1)]
     }
 
     /// Reads the state a charge for `key` would meet, and where, changing nothing.
@@ -306,7 +357,8 @@ impl Table {
         if old != Slot::EMPTY && !old.is_pending() {
             set.publish_takeover(now);
         }
-        let mark = set::PENDING | self.announcements.fetch_add(1, Ordering::Relaxed);
+        let number = self.announcements.fetch_add(1, Ordering::Relaxed) % ANNOUNCEMENTS;
+        let mark = self.process_mark | number;
         let announced = Slot { fingerprint: key.fingerprint(), state: mark };
         set.swap(index, old, announced).then_some(announced)
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{Gateway, Upstream, eventually};
 
 /// Every operation the API has.
-const OPERATIONS: [(&str, &str); 25] = [
+const OPERATIONS: [(&str, &str); 35] = [
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/routes"),
@@ -18,11 +18,21 @@ const OPERATIONS: [(&str, &str); 25] = [
     ("get", "/limits/top"),
     ("get", "/explain"),
     ("get", "/clients"),
+    ("post", "/clients"),
     ("get", "/clients/{id}"),
+    ("delete", "/clients/{id}"),
     ("put", "/clients/{id}/tier"),
     ("post", "/clients/{id}/tier"),
+    ("delete", "/clients/{id}/tier"),
     ("put", "/clients/{id}/limit"),
     ("delete", "/clients/{id}/limit"),
+    ("get", "/clients/{id}/keys"),
+    ("post", "/clients/{id}/keys"),
+    ("post", "/clients/{id}/keys/{key}/rotate"),
+    ("delete", "/clients/{id}/keys/{key}"),
+    ("get", "/blocks"),
+    ("put", "/blocks/{kind}/{value}"),
+    ("delete", "/blocks/{kind}/{value}"),
     ("get", "/circuit-breakers"),
     ("post", "/circuit-breakers/{name}"),
     ("get", "/upstreams"),
@@ -113,11 +123,10 @@ fn what_can_be_read_is_as_described() {
         .start();
     let document = document(&gateway);
     for (method, path) in OPERATIONS.into_iter().filter(|(method, _)| *method == "get") {
-        let target = path.replace("{id}", "c").replace("/clients", "/clients?ip=127.0.0.1");
         let target = match path {
-            "/clients/{id}" => "/clients/c".to_owned(),
+            "/clients" => "/clients?ip=127.0.0.1".to_owned(),
             "/explain" => "/explain?path=/".to_owned(),
-            _ => target,
+            path => path.replace("{id}", "c"),
         };
         let reply = gateway.admin_get(&target);
         assert_eq!(reply.status, 200, "{target}");

@@ -200,9 +200,7 @@ fn ids_of_odd_bytes_and_of_great_length_are_refused() {
 fn an_address_that_is_none_is_refused() {
     let upstream = Upstream::new();
     let gateway = gateway(&upstream);
-    for query in
-        ["", "?ip=", "?ip=nowhere", "?ip=1.2.3", "?ip=10.0.0.0/8", "?ip=1.1.1.1&ip=2.2.2.2"]
-    {
+    for query in ["?ip=", "?ip=nowhere", "?ip=1.2.3", "?ip=10.0.0.0/8", "?ip=1.1.1.1&ip=2.2.2.2"] {
         let problem = assert_problem(&gateway.admin_get(&format!("/clients{query}")), 400);
         assert_eq!(problem["field"], "ip", "{query:?}");
     }
@@ -221,7 +219,7 @@ fn unknown_paths_and_methods_are_problems() {
     }
     for (method, target, allowed) in [
         ("POST", "/health", "GET"),
-        ("DELETE", "/clients/c", "GET"),
+        ("PUT", "/clients/c", "DELETE"),
         ("PATCH", "/clients/c/tier", "PUT"),
         ("GET", "/clients/c/limit", "DELETE"),
         ("BREW", "/routes", "GET"),

@@ -23,6 +23,7 @@ pub struct GatewayBuilder {
     routes: String,
     admin: String,
     limiter: String,
+    state_dir: String,
     env: Vec<(String, String)>,
     descriptors: Option<[u32; 2]>,
 }
@@ -38,6 +39,7 @@ impl Default for GatewayBuilder {
             routes: String::new(),
             admin: String::new(),
             limiter: String::new(),
+            state_dir: String::new(),
             env: Vec::new(),
             descriptors: None,
         }
@@ -99,6 +101,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// The folder of what outlives the process, relative to that of the configuration.
+    pub fn state_dir(mut self, folder: &str) -> Self {
+        self.state_dir = folder.to_owned();
+        self
+    }
+
     /// A variable of the gateway's environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -121,6 +129,9 @@ impl GatewayBuilder {
         yaml.push_str(&indented(&self.server));
         let _ = write!(yaml, "admin:\n  listen: \"{admin}\"\n{}", indented(&self.admin));
         let _ = writeln!(yaml, "metrics:\n  listen: \"{metrics}\"");
+        if !self.state_dir.is_empty() {
+            let _ = writeln!(yaml, "state_dir: {:?}", self.state_dir);
+        }
         for (key, fragment) in [
             ("clients", &self.clients),
             ("limiter", &self.limiter),

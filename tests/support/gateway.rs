@@ -76,6 +76,12 @@ impl Gateway {
         Self::spawned(command, self.dir.clone(), self.env.clone(), at)
     }
 
+    /// Ends its process as no signal handler can see.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("own child");
+        self.ended = Some(self.child.wait().expect("own child"));
+    }
+
     #[track_caller]
     fn spawned(
         mut command: Command,
@@ -94,6 +100,17 @@ impl Gateway {
     /// Its process.
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Starts another one with the same configuration in the same folder and waits until it is
+    /// ready. This one must have let go of its addresses.
+    #[track_caller]
+    pub fn another(&self) -> Self {
+        let mut command = command(self.dir.path());
+        command.args(["run", "-c", "tollgate.yaml"]);
+        let at = [self.data, self.admin, self.metrics];
+        let next = Self::spawned(command, self.dir.clone(), self.env.clone(), at);
+        next.ready().unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// A new connection to the data port.

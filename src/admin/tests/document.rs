@@ -5,19 +5,29 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Every operation there is: method, path, statuses its description must have.
-const OPERATIONS: [(&str, &str, &str); 25] = [
+const OPERATIONS: [(&str, &str, &str); 35] = [
     ("get", "/health", "200 500 503"),
     ("get", "/ready", "200 500 503"),
     ("get", "/routes", "200 401 500"),
     ("get", "/limits", "200 401 500"),
     ("get", "/limits/top", "200 401 500"),
     ("get", "/explain", "200 400 401 404 500"),
-    ("get", "/clients", "200 400 401 500"),
+    ("get", "/clients", "200 400 401 500 503"),
+    ("post", "/clients", "200 400 401 403 408 413 415 500 503 507"),
     ("get", "/clients/{id}", "200 400 401 500"),
-    ("put", "/clients/{id}/tier", "200 400 401 403 408 413 415 500 507"),
-    ("post", "/clients/{id}/tier", "200 400 401 403 408 413 415 500 507"),
-    ("put", "/clients/{id}/limit", "200 400 401 403 408 413 415 500 507"),
-    ("delete", "/clients/{id}/limit", "200 400 401 403 500"),
+    ("delete", "/clients/{id}", "200 400 401 403 500 503"),
+    ("put", "/clients/{id}/tier", "200 400 401 403 408 413 415 500 503 507"),
+    ("post", "/clients/{id}/tier", "200 400 401 403 408 413 415 500 503 507"),
+    ("delete", "/clients/{id}/tier", "200 400 401 403 500 503"),
+    ("put", "/clients/{id}/limit", "200 400 401 403 408 413 415 500 503 507"),
+    ("delete", "/clients/{id}/limit", "200 400 401 403 500 503"),
+    ("get", "/clients/{id}/keys", "200 400 401 500 503"),
+    ("post", "/clients/{id}/keys", "200 400 401 403 408 413 415 500 503 507"),
+    ("post", "/clients/{id}/keys/{key}/rotate", "200 400 401 403 404 408 409 413 415 500 503 507"),
+    ("delete", "/clients/{id}/keys/{key}", "200 400 401 403 404 409 500 503"),
+    ("get", "/blocks", "200 400 401 500 503"),
+    ("put", "/blocks/{kind}/{value}", "200 400 401 403 408 413 415 500 503 507"),
+    ("delete", "/blocks/{kind}/{value}", "200 400 401 403 404 500 503"),
     ("get", "/circuit-breakers", "200 401 500"),
     ("post", "/circuit-breakers/{name}", "200 400 401 403 404 408 413 415 500"),
     ("get", "/upstreams", "200 401 500"),
@@ -51,9 +61,10 @@ async fn the_document_describes_every_operation_with_all_its_statuses() {
             assert_eq!(operation["security"], security, "{method} {path}");
             let parameters = operation["parameters"].as_array().map_or(0, Vec::len);
             let in_path = path.matches('{').count();
-            let in_query = match path.as_str() {
-                "/clients" => 1,
-                "/explain" => 7,
+            let in_query = match (method.as_str(), path.as_str()) {
+                ("get", "/clients") => 4,
+                ("get", "/blocks") => 2,
+                ("get", "/explain") => 7,
                 _ => 0,
             };
             let expected = in_path + in_query;

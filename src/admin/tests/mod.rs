@@ -15,7 +15,7 @@ use crate::config::{
     Secret, Server, ServerAddress, Timeouts, Upstream, UpstreamServer,
 };
 use crate::gateway::Gateway;
-use crate::handover::Upgrader;
+use crate::handover::{Estate, Upgrader};
 use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
 use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
@@ -103,7 +103,13 @@ impl Rig {
         let router = router(AdminState {
             gateway: gateway.clone(),
             reloader: Arc::new(Reloader::new(gateway.clone(), None)),
-            upgrader: Upgrader::new(Ok("unused.sock".into()), Vec::new(), None, |_| ()),
+            upgrader: Upgrader::new(
+                Ok("unused.sock".into()),
+                Vec::new(),
+                None,
+                |_| (),
+                Estate::none(),
+            ),
             listen: listen.parse().unwrap(),
             token: token.map(|token| Secret::new(token.to_owned())),
             metrics: registry,
@@ -256,6 +262,7 @@ fn config() -> Config {
     let known =
         KnownClient { id: "known-1".into(), tier: tiers.find("premium"), api_keys: Vec::new() };
     Config {
+        state_dir: None,
         server: Server::default(),
         admin: Admin { listen: LISTEN.parse::<SocketAddr>().unwrap(), token: None },
         metrics: MetricsListener::default(),

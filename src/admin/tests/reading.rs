@@ -206,13 +206,17 @@ async fn an_address_shows_what_counts_by_client_and_by_address() {
 async fn a_query_for_a_client_that_names_no_address_is_refused() {
     let rig = Rig::new();
     let cases = [
-        ("/clients", "ip"),
         ("/clients?ip=", "ip"),
         ("/clients?ip=localhost", "ip"),
         ("/clients?ip=10.0.0.0/8", "ip"),
         ("/clients?ip=10.0.0.1&ip=10.0.0.2", "ip"),
         ("/clients?ip=%ff", "ip"),
         ("/clients?ip=10.0.0.1&page=2", "page"),
+        ("/clients?ip=10.0.0.1&limit=2", "limit"),
+        ("/clients?page=2", "page"),
+        ("/clients?limit=0", "limit"),
+        ("/clients?limit=1001", "limit"),
+        ("/clients?prefix=a&prefix=b", "prefix"),
     ];
     for (target, field) in cases {
         let answer = rig.get(target).await;
@@ -303,7 +307,7 @@ async fn what_is_not_there_is_a_problem_and_a_wrong_method_is_told_the_right_one
         "/circuit-breakers/",
         "/upstreams/users",
         "/explain",
-        "/blocks",
+        "/block",
         "/config/history/",
         "/docs/nothing",
         "/docs/../etc/passwd",
@@ -316,12 +320,12 @@ async fn what_is_not_there_is_a_problem_and_a_wrong_method_is_told_the_right_one
     }
     let cases = [
         (Method::POST, "/health", "GET,HEAD"),
-        (Method::OPTIONS, "/clients/a/tier", "PUT,POST"),
+        (Method::OPTIONS, "/clients/a/tier", "PUT,POST,DELETE"),
         (Method::GET, "/clients/a/limit", "PUT,DELETE"),
         (Method::DELETE, "/docs/", "GET,HEAD"),
         (Method::GET, "/reload", "POST"),
         (Method::GET, "/upgrade", "POST"),
-        (Method::PUT, "/blocks", ""),
+        (Method::PUT, "/block", ""),
     ];
     for (method, target, allow) in cases {
         let answer = rig.send(method.clone(), target, &[("host", "localhost")], "").await;

@@ -53,14 +53,16 @@ fn what_is_fixed_stays_and_is_warned_of() {
     let old = config(BASE);
     let text = format!(
         "{BASE}server: {{listen: 127.0.0.1:1234, workers: 7, max_head: 64KiB, health_path: /x}}\n\
-         limiter: {{slots: 2048}}\n"
+         limiter: {{slots: 2048}}\nstate_dir: /elsewhere\n"
     );
     let mut new = config(&text);
     let warnings = keep_fixed(&old, &mut new);
     let paths: Vec<&str> = warnings.iter().map(|warning| &*warning.path).collect();
-    assert_eq!(paths, ["server.listen", "server.workers", "server.max_head", "limiter.slots"]);
+    let fixed =
+        ["server.listen", "server.workers", "server.max_head", "limiter.slots", "state_dir"];
+    assert_eq!(paths, fixed);
     assert_eq!(new.server.health_path.as_deref(), Some("/x"), "the rest takes effect");
     let health_path = new.server.health_path.clone();
     assert_eq!(new.server, Server { health_path, ..old.server.clone() });
-    assert_eq!(new.limiter, old.limiter);
+    assert_eq!((new.limiter, new.state_dir), (old.limiter, None));
 }

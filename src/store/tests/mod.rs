@@ -1,6 +1,7 @@
 //! The limiter under test: time is a number here, and most tables are so small that
 //! takeovers, claims and overflow happen all the time.
 
+mod carry;
 mod flood;
 mod keys;
 mod protocol;

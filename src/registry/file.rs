@@ -1,0 +1,352 @@
+//! The registry on disk: one redb file with a table for clients, keys and blocks each.
+//!
+//! redb keeps a copy-on-write tree and names a new root only once everything below it is on
+//! disk, so a process killed at any moment leaves the state of its last commit. Without a
+//! folder the same tables are in memory.
+
+use super::blocks::Target;
+use super::record::{ApiKey, BlockEnd, Effect, KeyId, Record};
+use crate::config::ApiKeyHash;
+use crate::policy::rate::TokenBucket;
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, StorageError, Table, TableDefinition, WriteTransaction,
+};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use thiserror::Error;
+
+/// Its name in `state_dir`.
+pub(super) const FILE_NAME: &str = "registry.redb";
+
+/// Bytes of pages kept in memory. Requests never come here; this is for administrators.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Tier, then rate (the bits of tokens per second) and burst of an own limit.
+type ClientRow = (Option<&'static str>, Option<(u64, u64)>);
+/// Hash, creation and end.
+type KeyRow = (&'static [u8; 32], u64, Option<u64>);
+/// Creation and end.
+type BlockRow = (u64, Option<u64>);
+
+const CLIENTS: TableDefinition<'_, &str, ClientRow> = TableDefinition::new("clients");
+/// By client and the key's id.
+const KEYS: TableDefinition<'_, (&str, u64), KeyRow> = TableDefinition::new("keys");
+/// By kind and value.
+const BLOCKS: TableDefinition<'_, &str, BlockRow> = TableDefinition::new("blocks");
+const LAYOUT: TableDefinition<'_, (), u64> = TableDefinition::new("layout");
+
+/// The number of the tables' layout.
+const THIS_LAYOUT: u64 = 1;
+
+/// Why a file cannot be used.
+#[derive(Debug, Error)]
+pub(super) enum OpenError {
+    /// Another process has it.
+    #[error("another process has it open")]
+    Taken,
+    /// It is no registry, or a broken one.
+    #[error("{0}")]
+    Damaged(String),
+    /// It cannot be reached, which says nothing about what it holds.
+    #[error("{0}")]
+    OutOfReach(String),
+}
+
+impl From<redb::Error> for OpenError {
+    fn from(error: redb::Error) -> OpenError {
+        use io::ErrorKind::{InvalidData, UnexpectedEof};
+        match error {
+            redb::Error::DatabaseAlreadyOpen => OpenError::Taken,
+            redb::Error::Io(error) if !matches!(error.kind(), InvalidData | UnexpectedEof) => {
+                OpenError::OutOfReach(error.to_string())
+            }
+            error => OpenError::Damaged(error.to_string()),
+        }
+    }
+}
+
+/// The file, or what stands for it in memory.
+pub(super) struct Store(Database);
+
+impl Store {
+    /// One that ends with the process.
+    pub(super) fn in_memory() -> Result<Store, OpenError> {
+        let made = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(InMemoryBackend::new());
+        Store::prepared(made)
+    }
+
+    /// The file in `folder`, made where it is missing, checked page by page where it is not.
+    pub(super) fn open(folder: &Path) -> Result<Store, OpenError> {
+        make_file(folder).map_err(|error| OpenError::OutOfReach(error.to_string()))?;
+        // A damaged file should be an error, and is a panic at worst.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let opened = Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .set_check_integrity_on_open(true)
+                .create(folder.join(FILE_NAME));
+            Store::prepared(opened)
+        }));
+        opened.unwrap_or_else(|_| Err(OpenError::Damaged("its contents are inconsistent".into())))
+    }
+
+    fn prepared(opened: Result<Database, DatabaseError>) -> Result<Store, OpenError> {
+        let store = Store(opened.map_err(redb::Error::from)?);
+        let layout = store.write(|tables| {
+            let found = tables.layout.get(())?.map(|layout| layout.value());
+            if found.is_none() {
+                tables.layout.insert((), THIS_LAYOUT)?;
+            }
+            Ok(found.unwrap_or(THIS_LAYOUT))
+        })?;
+        match layout {
+            THIS_LAYOUT => Ok(store),
+            other => Err(OpenError::Damaged(format!("it has layout {other}, of another version"))),
+        }
+    }
+
+    /// Runs `work` in one transaction, which is on disk when this returns.
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&mut Tables<'_>) -> Result<T, StorageError>,
+    ) -> Result<T, redb::Error> {
+        let transaction = self.0.begin_write()?;
+        let done = work(&mut Tables::of(&transaction)?)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// What is there at this moment.
+    pub(super) fn read(&self) -> Result<Reading, redb::Error> {
+        Ok(Reading(self.0.begin_read()?))
+    }
+}
+
+/// Makes the file where there is none; it belongs to its user alone.
+fn make_file(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let path = folder.join(FILE_NAME);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    match file {
+        // Its name should outlive a power cut as well as its contents.
+        Ok(_) => File::open(folder)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::set_permissions(&path, Permissions::from_mode(0o600))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The tables in a transaction that writes.
+pub(super) struct Tables<'t> {
+    clients: Table<'t, &'static str, ClientRow>,
+    keys: Table<'t, (&'static str, u64), KeyRow>,
+    blocks: Table<'t, &'static str, BlockRow>,
+    layout: Table<'t, (), u64>,
+}
+
+impl<'t> Tables<'t> {
+    fn of(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
+        Ok(Tables {
+            clients: transaction.open_table(CLIENTS)?,
+            keys: transaction.open_table(KEYS)?,
+            blocks: transaction.open_table(BLOCKS)?,
+            layout: transaction.open_table(LAYOUT)?,
+        })
+    }
+
+    pub(super) fn client(&self, id: &str) -> Result<Option<Record>, StorageError> {
+        Ok(self.clients.get(id)?.map(|row| record(row.value())))
+    }
+
+    pub(super) fn client_count(&self) -> Result<u64, StorageError> {
+        self.clients.len()
+    }
+
+    pub(super) fn put_client(&mut self, id: &str, record: &Record) -> Result<(), StorageError> {
+        let limit =
+            record.own_limit.map(|limit| (limit.rate_per_second().to_bits(), limit.burst()));
+        self.clients.insert(id, (record.tier.as_deref(), limit)).map(drop)
+    }
+
+    pub(super) fn remove_client(&mut self, id: &str) -> Result<bool, StorageError> {
+        Ok(self.clients.remove(id)?.is_some())
+    }
+
+    pub(super) fn keys_of(&self, client: &str) -> Result<Vec<ApiKey>, StorageError> {
+        let rows = self.keys.range((client, 0)..=(client, u64::MAX))?;
+        rows.map(|row| row.map(|(_, row)| api_key(row.value()))).collect()
+    }
+
+    pub(super) fn key_count(&self) -> Result<u64, StorageError> {
+        self.keys.len()
+    }
+
+    pub(super) fn put_key(&mut self, client: &str, key: &ApiKey) -> Result<(), StorageError> {
+        let row = (&key.hash.0, key.created_ms, key.expires_ms);
+        self.keys.insert((client, KeyId::of(&key.hash).0), row).map(drop)
+    }
+
+    pub(super) fn remove_key(&mut self, client: &str, id: KeyId) -> Result<(), StorageError> {
+        self.keys.remove((client, id.0)).map(drop)
+    }
+
+    /// Those that had ended by then, with their clients.
+    pub(super) fn ended_keys(&self, now: u64) -> Result<Vec<(Box<str>, ApiKey)>, StorageError> {
+        let mut ended = Vec::new();
+        for row in self.keys.iter()? {
+            let (of, row) = row?;
+            let key = api_key(row.value());
+            if key.expires_ms.is_some_and(|end| end <= now) {
+                ended.push((of.value().0.into(), key));
+            }
+        }
+        Ok(ended)
+    }
+
+    pub(super) fn block_count(&self) -> Result<u64, StorageError> {
+        self.blocks.len()
+    }
+
+    pub(super) fn has_block(&self, target: &Target) -> Result<bool, StorageError> {
+        Ok(self.blocks.get(&*target.to_string())?.is_some())
+    }
+
+    pub(super) fn put_block(
+        &mut self,
+        target: &Target,
+        created_ms: u64,
+        expires_ms: Option<u64>,
+    ) -> Result<(), StorageError> {
+        self.blocks.insert(&*target.to_string(), (created_ms, expires_ms)).map(drop)
+    }
+
+    pub(super) fn remove_block(&mut self, target: &Target) -> Result<bool, StorageError> {
+        Ok(self.blocks.remove(&*target.to_string())?.is_some())
+    }
+
+    /// Those that had ended by then.
+    pub(super) fn ended_blocks(&self, now: u64) -> Result<Vec<Target>, StorageError> {
+        let mut ended = Vec::new();
+        for row in self.blocks.iter()? {
+            let (target, row) = row?;
+            if row.value().1.is_some_and(|end| end <= now) {
+                ended.extend(Target::of_text(target.value()));
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// A block as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Whom it keeps out.
+    pub target: Target,
+    /// Since when, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Until when; none: until it is taken back.
+    pub expires_ms: Option<u64>,
+}
+
+/// The tables as they are at one moment.
+pub(super) struct Reading(ReadTransaction);
+
+impl Reading {
+    /// Hands every entry to `take`.
+    pub(super) fn all(&self, mut take: impl FnMut(Effect)) -> Result<(), redb::Error> {
+        for row in self.0.open_table(CLIENTS)?.iter()? {
+            let (id, row) = row?;
+            take(Effect::Client(id.value().into(), Some(record(row.value()))));
+        }
+        for row in self.0.open_table(KEYS)?.iter()? {
+            let (of, row) = row?;
+            let key = api_key(row.value());
+            take(Effect::Key(key.hash, Some((of.value().0.into(), key.expires_ms))));
+        }
+        for row in self.0.open_table(BLOCKS)?.iter()? {
+            let (text, row) = row?;
+            if let Some(target) = Target::of_text(text.value()) {
+                take(Effect::Block(target, Some(BlockEnd(row.value().1))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Clients whose ids begin with `prefix` and come behind `after`, in the order of their
+    /// bytes.
+    pub(super) fn clients(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<(Box<str>, Record)>, redb::Error> {
+        let table = self.0.open_table(CLIENTS)?;
+        let mut found = Vec::new();
+        for row in table.range::<&str>((beginning(prefix, after), Bound::Unbounded))? {
+            let (id, row) = row?;
+            if found.len() >= most || !id.value().starts_with(prefix) {
+                break;
+            }
+            found.push((id.value().into(), record(row.value())));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn keys_of(&self, client: &str) -> Result<Vec<ApiKey>, redb::Error> {
+        let table = self.0.open_table(KEYS)?;
+        let rows = table.range((client, 0)..=(client, u64::MAX))?;
+        let keys = rows.map(|row| row.map(|(_, row)| api_key(row.value())));
+        Ok(keys.collect::<Result<_, StorageError>>()?)
+    }
+
+    /// Blocks behind `after`, in the order of kinds and values.
+    pub(super) fn blocks(
+        &self,
+        after: Option<&str>,
+        most: usize,
+        now: u64,
+    ) -> Result<Vec<Block>, redb::Error> {
+        let table = self.0.open_table(BLOCKS)?;
+        let mut found = Vec::new();
+        for row in table.range::<&str>((beginning("", after), Bound::Unbounded))? {
+            let (text, row) = row?;
+            if found.len() >= most {
+                break;
+            }
+            let (created_ms, expires_ms) = row.value();
+            let Some(target) = Target::of_text(text.value()) else { continue };
+            if expires_ms.is_none_or(|end| now < end) {
+                found.push(Block { target, created_ms, expires_ms });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Where a page begins.
+fn beginning<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
+    match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    }
+}
+
+/// A limit that cannot be is left out; none is ever written.
+fn record((tier, limit): (Option<&str>, Option<(u64, u64)>)) -> Record {
+    let limit = limit.and_then(|(rate, burst)| {
+        TokenBucket::from_rate_per_second(f64::from_bits(rate), burst).ok()
+    });
+    Record { tier: tier.map(Into::into), own_limit: limit }
+}
+
+fn api_key((hash, created_ms, expires_ms): (&[u8; 32], u64, Option<u64>)) -> ApiKey {
+    ApiKey { hash: ApiKeyHash(*hash), created_ms, expires_ms }
+}

@@ -1,0 +1,276 @@
+//! The registry as requests see it: maps that are read without waiting, and changed by one
+//! thread once a change is on disk.
+//!
+//! A client is found by a 128-bit digest of its id under a secret of this process, so that its
+//! id need not be here: an entry takes 40 bytes, and about 100 with all around it. Of a million
+//! clients two share a digest with a probability of 2⁻⁸⁹.
+
+use super::blocks::{Networks, Target};
+use super::record::{BlockEnd, Effect, Record};
+use crate::config::ApiKeyHash;
+use crate::policy::rate::TokenBucket;
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use subtle::ConstantTimeEq;
+
+/// What stands for a client's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint([u64; 2]);
+
+impl Hash for Fingerprint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// One client.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    /// Shared among all clients of the tier.
+    pub(super) tier: Option<Arc<str>>,
+    /// Few have one, so it is kept apart.
+    pub(super) own_limit: Option<Box<TokenBucket>>,
+}
+
+/// Whose a key is and until when, in milliseconds since 1970; `u64::MAX` for ever.
+#[derive(Debug, Clone)]
+struct HeldKey {
+    client: Arc<str>,
+    end_ms: u64,
+}
+
+/// A fingerprint is the output of a keyed hash already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u64(&mut self, half: u64) {
+        self.0 = half;
+    }
+}
+
+type ByFingerprint<T> = papaya::HashMap<Fingerprint, T, BuildHasherDefault<AsItIs>>;
+
+/// All of it.
+pub(super) struct Memory {
+    hasher: SipHasher13,
+    clients: ByFingerprint<Held>,
+    client_count: AtomicUsize,
+    keys: papaya::HashMap<[u8; 32], HeldKey>,
+    key_count: AtomicUsize,
+    networks: Networks,
+    /// Ends of the blocks of clients.
+    blocked_clients: ByFingerprint<u64>,
+    blocked_client_count: AtomicUsize,
+}
+
+impl Memory {
+    pub(super) fn new() -> Memory {
+        let random = || RandomState::new().build_hasher().finish();
+        Memory {
+            hasher: SipHasher13::new_with_keys(random(), random()),
+            clients: papaya::HashMap::default(),
+            client_count: AtomicUsize::new(0),
+            keys: papaya::HashMap::new(),
+            key_count: AtomicUsize::new(0),
+            networks: Networks::default(),
+            blocked_clients: papaya::HashMap::default(),
+            blocked_client_count: AtomicUsize::new(0),
+        }
+    }
+
+    fn fingerprint(&self, id: &str) -> Fingerprint {
+        let mut hasher = self.hasher;
+        hasher.write(id.as_bytes());
+        let hash = hasher.finish128();
+        Fingerprint([hash.h1, hash.h2])
+    }
+
+    /// Reads what is held of a client.
+    #[inline]
+    pub(super) fn client<T>(&self, id: &str, read: impl FnOnce(&Held) -> T) -> Option<T> {
+        match self.client_count.load(Ordering::Acquire) {
+            0 => None,
+            _ => self.clients.pin().get(&self.fingerprint(id)).map(read),
+        }
+    }
+
+    /// The client whose valid key has this hash. The hash found is compared in constant time,
+    /// so that the time taken tells nothing about how near a guess came.
+    #[inline]
+    pub(super) fn client_of_key(
+        &self,
+        hash: &[u8; 32],
+        now_ms: impl Fn() -> u64,
+    ) -> Option<Arc<str>> {
+        if self.key_count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let keys = self.keys.pin();
+        let (stored, key) = keys.get_key_value(hash)?;
+        let is_valid = key.end_ms == u64::MAX || now_ms() < key.end_ms;
+        (bool::from(stored.ct_eq(hash)) && is_valid).then(|| key.client.clone())
+    }
+
+    /// Whether an address, in canonical form, is blocked.
+    #[inline]
+    pub(super) fn blocks_ip(&self, ip: IpAddr, now_ms: impl Fn() -> u64) -> bool {
+        self.networks.hold(ip, now_ms)
+    }
+
+    /// Whether a client is blocked.
+    #[inline]
+    pub(super) fn blocks_client(&self, id: &str, now_ms: impl Fn() -> u64) -> bool {
+        if self.blocked_client_count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let blocked = self.blocked_clients.pin();
+        let end = blocked.get(&self.fingerprint(id));
+        end.is_some_and(|&end| end == u64::MAX || now_ms() < end)
+    }
+
+    /// Clients, keys and blocks.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        let blocked = self.blocked_client_count.load(Ordering::Acquire) + self.networks.len();
+        let [clients, keys] =
+            [&self.client_count, &self.key_count].map(|count| count.load(Ordering::Acquire));
+        [clients, keys, blocked]
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.counts() == [0; 3]
+    }
+
+    /// Whether there is something that can end by itself.
+    pub(super) fn has_ends(&self) -> bool {
+        let [_, keys, blocks] = self.counts();
+        keys + blocks > 0
+    }
+}
+
+/// The names of tiers, each kept once. Those that no client has any more stay: there are only
+/// as many as configurations have named.
+#[derive(Default)]
+pub(super) struct TierNames(HashMap<Box<str>, Arc<str>>);
+
+impl TierNames {
+    fn shared(&mut self, name: &str) -> Arc<str> {
+        if let Some(name) = self.0.get(name) {
+            return name.clone();
+        }
+        let shared: Arc<str> = name.into();
+        self.0.insert(name.into(), shared.clone());
+        shared
+    }
+}
+
+/// What has been put into the memory since a moment, to find what has not.
+#[derive(Default)]
+pub(super) struct Seen {
+    clients: HashSet<Fingerprint>,
+    keys: HashSet<[u8; 32]>,
+    targets: HashSet<Target>,
+}
+
+/// What the one thread does that changes it.
+impl Memory {
+    pub(super) fn apply(&self, effect: Effect, names: &mut TierNames) {
+        match effect {
+            Effect::Client(id, record) => self.set_client(&id, record, names),
+            Effect::Key(hash, key) => self.set_key(&hash, key),
+            Effect::Block(target, end) => {
+                let end_ms = end.map(|BlockEnd(end)| end.unwrap_or(u64::MAX));
+                self.set_block(&target, end_ms);
+            }
+        }
+    }
+
+    fn set_client(&self, id: &str, record: Option<Record>, names: &mut TierNames) {
+        let clients = self.clients.pin();
+        let fingerprint = self.fingerprint(id);
+        match record {
+            None => {
+                clients.remove(&fingerprint);
+            }
+            Some(record) => {
+                let held = Held {
+                    tier: record.tier.map(|name| names.shared(&name)),
+                    own_limit: record.own_limit.map(Box::new),
+                };
+                clients.insert(fingerprint, held);
+            }
+        }
+        self.client_count.store(clients.len(), Ordering::Release);
+    }
+
+    fn set_key(&self, hash: &ApiKeyHash, key: Option<(Box<str>, Option<u64>)>) {
+        let keys = self.keys.pin();
+        match key {
+            None => {
+                keys.remove(&hash.0);
+            }
+            Some((client, end_ms)) => {
+                let end_ms = end_ms.unwrap_or(u64::MAX);
+                keys.insert(hash.0, HeldKey { client: client.into(), end_ms });
+            }
+        }
+        self.key_count.store(keys.len(), Ordering::Release);
+    }
+
+    fn set_block(&self, target: &Target, end_ms: Option<u64>) {
+        let Target::Client(id) = target else { return self.networks.set(target, end_ms) };
+        let blocked = self.blocked_clients.pin();
+        match end_ms {
+            None => blocked.remove(&self.fingerprint(id)).is_some(),
+            Some(end_ms) => blocked.insert(self.fingerprint(id), end_ms).is_some(),
+        };
+        self.blocked_client_count.store(blocked.len(), Ordering::Release);
+    }
+
+    /// Notes that an entry is there.
+    pub(super) fn see(&self, effect: &Effect, seen: &mut Seen) {
+        match effect {
+            Effect::Client(id, _) => {
+                seen.clients.insert(self.fingerprint(id));
+            }
+            Effect::Key(hash, _) => {
+                seen.keys.insert(hash.0);
+            }
+            Effect::Block(target, _) => {
+                seen.targets.insert(target.clone());
+            }
+        }
+    }
+
+    /// Takes out everything that was not seen.
+    pub(super) fn keep_only(&self, seen: &Seen) {
+        let clients = self.clients.pin();
+        clients.retain(|fingerprint, _| seen.clients.contains(fingerprint));
+        self.client_count.store(clients.len(), Ordering::Release);
+        let keys = self.keys.pin();
+        keys.retain(|hash, _| seen.keys.contains(hash));
+        self.key_count.store(keys.len(), Ordering::Release);
+        let blocked = seen.targets.iter().filter_map(|target| match target {
+            Target::Client(id) => Some(self.fingerprint(id)),
+            Target::Ip(_) | Target::Cidr(_) => None,
+        });
+        let blocked: HashSet<Fingerprint> = blocked.collect();
+        let clients = self.blocked_clients.pin();
+        clients.retain(|fingerprint, _| blocked.contains(fingerprint));
+        self.blocked_client_count.store(clients.len(), Ordering::Release);
+        self.networks.keep_only(&seen.targets);
+    }
+}
