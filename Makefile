@@ -92,6 +92,7 @@ endif
 		else install -D -m 0644 conf/tollgate.yaml $(CONFIG); fi
 	if test -z '$(DESTDIR)' && test -d /run/systemd/system; then systemctl daemon-reload; fi
 	@echo "installed; start it with: systemctl enable --now tollgate"
+	@echo "or, where an older one runs, put this one in its place with: tollgate upgrade"
 
 # Stops the service first; the configuration stays, as it may have been edited.
 uninstall:

@@ -25,20 +25,18 @@ use crate::telemetry::access_log::AccessLog;
 use crate::wire::app::GuardedApp;
 use crate::wire::connections::Connections;
 use crate::wire::head::HeadLimits;
-use crate::wire::listening::Listening;
+use crate::wire::listening::{Listening, OnFailure};
 use answers::Refuser;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use listeners::Listeners;
 use pingora::prelude::Server;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
-use pingora::services::Service as PingoraService;
-use pingora::services::listening::Service;
+use pingora::server::{RunArgs, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
+use pingora_prometheus::{PrometheusServer, new_prometheus_server};
 use signals::{SignalWatch, Signals};
 use std::net::TcpListener;
-use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -142,16 +140,20 @@ fn prepare(
     let own_probe = watchdog.as_ref().map(Watchdog::path);
     let proxy = Proxy::new(gateway.clone(), access_log.clone(), own_probe);
     let proxy = pingora_proxy::http_proxy(&server.configuration, proxy);
-    let refuser = Refuser::new(gateway.clone(), access_log.clone());
-    let data = data_service(config, proxy, refuser, &connections, listeners.data)?;
+    let refuser = Arc::new(Refuser::new(gateway.clone(), access_log.clone()));
+    let reporter = refuser.clone();
+    let on_failure: OnFailure = Arc::new(move |error| reporter.could_not_accept(error));
+    let data =
+        data_service(config, proxy, refuser, on_failure.clone(), &connections, listeners.data)?;
     let serving = data.started();
     server.add_service(data);
-    server.add_service(metrics_service(config, listeners.metrics));
+    server.add_service(metrics_service(on_failure, listeners.metrics));
     server.add_service(background_service(
         "admin",
         AdminService::new(config, &gateway, &reloader, &upgrader, listeners.admin),
     ));
-    server.add_service(background_service("upkeep", UpkeepService(gateway.clone())));
+    let upkeep = UpkeepService(gateway.clone(), reloader.clone());
+    server.add_service(background_service("upkeep", upkeep));
     if let Some(watchdog) = watchdog {
         server.add_service(background_service("watchdog", watchdog));
     }
@@ -201,10 +203,11 @@ type HttpProxy = pingora_proxy::HttpProxy<Proxy>;
 fn data_service(
     config: &Config,
     proxy: HttpProxy,
-    refuser: Refuser,
+    refuser: Arc<Refuser>,
+    on_failure: OnFailure,
     connections: &Arc<Connections>,
     listeners: Vec<(String, TcpListener)>,
-) -> anyhow::Result<Listening<HttpProxy>> {
+) -> anyhow::Result<Listening<GuardedApp<HttpProxy>>> {
     descriptors::raise(config.server.connections.max);
     let limits = HeadLimits {
         max_head: config.server.max_head,
@@ -213,49 +216,15 @@ fn data_service(
     };
     let open = connections.clone();
     ConnectionMetrics::watch(prometheus::default_registry(), move || open.open())?;
-    let app = GuardedApp::new(proxy, limits, Arc::new(refuser), connections.clone());
-    Ok(Listening::new(app, config.server.workers, listeners))
+    let app = GuardedApp::new(proxy, limits, refuser, connections.clone());
+    Ok(Listening::new("data", app, config.server.workers, listeners, on_failure))
 }
 
 fn metrics_service(
-    config: &Config,
+    on_failure: OnFailure,
     listeners: Vec<(String, TcpListener)>,
-) -> Inheriting<pingora_prometheus::PrometheusServer> {
-    let mut service = pingora_prometheus::prometheus_http_service();
-    service.add_tcp(&config.metrics.listen.to_string());
-    Inheriting { service, listeners }
-}
-
-/// A Pingora service on sockets that are open already.
-struct Inheriting<A> {
-    service: Service<A>,
-    listeners: Vec<(String, TcpListener)>,
-}
-
-#[async_trait]
-impl<A: pingora_core::apps::ServerApp + Send + Sync + 'static> PingoraService for Inheriting<A> {
-    async fn start_service(
-        &mut self,
-        fds: Option<ListenFds>,
-        shutdown: ShutdownWatch,
-        listeners_per_fd: usize,
-    ) {
-        if let Some(fds) = &fds {
-            let mut fds = fds.lock();
-            for (address, listener) in self.listeners.drain(..) {
-                fds.add(address, listener.into_raw_fd());
-            }
-        }
-        self.service.start_service(fds, shutdown, listeners_per_fd).await;
-    }
-
-    fn name(&self) -> &str {
-        self.service.name()
-    }
-
-    fn threads(&self) -> Option<usize> {
-        self.service.threads
-    }
+) -> Listening<PrometheusServer> {
+    Listening::new("metrics", new_prometheus_server(), 1, listeners, on_failure)
 }
 
 /// The admin API as a service with a thread of its own.

@@ -25,8 +25,7 @@ fn main() -> ExitCode {
         Command::Run { file, upgrade: false } => run(&file.path(), Origin::Opened),
         Command::Run { file, upgrade: true } => run(&file.path(), Origin::Predecessor),
         Command::Check { file } => check(&file.path()),
-        Command::Reload { gateway, to: None } => reload(&gateway.path()),
-        Command::Reload { gateway, to: Some(generation) } => go_back(&gateway.path(), generation),
+        Command::Reload { gateway, to } => reload(&gateway.path(), to),
         Command::Upgrade { gateway } => upgrade(&gateway.path()),
         Command::Status { gateway } => status(&gateway.path()),
         Command::Demo => serve(demo::run),
@@ -70,16 +69,6 @@ fn upgrade(file: &Path) -> Outcome {
     Err(ExitCode::FAILURE)
 }
 
-/// `reload --to`. NOT BUILT YET: only the definition is here.
-fn go_back(file: &Path, generation: u64) -> Outcome {
-    not_built_yet(&format!("reload --to {generation}"), file)
-}
-
-fn not_built_yet(command: &str, file: &Path) -> Outcome {
-    say(&format!("tollgate: {command} (of {}) is not built yet", file.display()));
-    Err(ExitCode::FAILURE)
-}
-
 fn check(file: &Path) -> Outcome {
     let loaded = load(file)?;
     for warning in &loaded.warnings {
@@ -89,11 +78,11 @@ fn check(file: &Path) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn reload(file: &Path) -> Outcome {
+fn reload(file: &Path, to: Option<u64>) -> Outcome {
     let remote = remote(file)?;
+    let path = remote::reload_path(to);
     // A file that is wrong may also name the wrong gateway; then what is wrong matters more.
-    let answer =
-        remote.ask("POST", "/reload").or_else(|error| load(file).and(unreachable(&error)))?;
+    let answer = remote.ask("POST", &path).or_else(|error| load(file).and(unreachable(&error)))?;
     let text = remote::describe_reload(&answer);
     match answer.status {
         200 => print(&text),
@@ -111,15 +100,17 @@ fn reload(file: &Path) -> Outcome {
 
 fn status(file: &Path) -> Outcome {
     let remote = remote(file)?;
-    let health = ask(&remote, "GET", "/health")?;
-    let parts = ["/circuit-breakers", "/upstreams"].map(|path| ask(&remote, "GET", path));
-    let [circuits, upstreams] = parts;
-    let (circuits, upstreams) = (circuits?, upstreams?);
-    if circuits.status != 200 {
-        say(&format!("tollgate: the admin API answers {}: is the token right?", circuits.status));
-        return Err(ExitCode::FAILURE);
+    let mut answers = Vec::new();
+    for path in remote::SCREEN_PATHS {
+        let answer = ask(&remote, "GET", path)?;
+        // /health says 503 while the gateway starts, and what it says counts all the same.
+        if answer.status != 200 && path != "/health" {
+            say(&format!("tollgate: the admin API answers {}: is the token right?", answer.status));
+            return Err(ExitCode::FAILURE);
+        }
+        answers.push(answer.body);
     }
-    print(&remote::describe_status(&health.body, &circuits.body, &upstreams.body));
+    print(&remote::describe_status(&answers));
     Ok(ExitCode::SUCCESS)
 }
 

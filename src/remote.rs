@@ -3,6 +3,10 @@
 //! They read the same file as the gateway, for the API's address and token. One request on a
 //! connection of its own; a client library would be larger than all of this.
 
+mod screen;
+
+pub use screen::{SCREEN_PATHS, describe_status};
+
 use crate::config::Admin;
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -86,6 +90,11 @@ fn parse(answer: &[u8]) -> anyhow::Result<Answer> {
     Ok(Answer { status: response.code.unwrap_or_default(), body })
 }
 
+/// Where a reload is asked for: of the file, or of the configuration of a generation.
+pub fn reload_path(to: Option<u64>) -> String {
+    to.map_or_else(|| "/reload".to_owned(), |generation| format!("/config/history/{generation}"))
+}
+
 /// What a reload came to, for people.
 pub fn describe_reload(answer: &Answer) -> String {
     let mut text = String::new();
@@ -119,36 +128,6 @@ pub fn describe_upgrade(answer: &Answer) -> String {
             format!("not upgraded ({}): {detail}\n", answer.status)
         }
     }
-}
-
-/// A gateway on one screen, from its answers to `/health`, `/circuit-breakers` and `/upstreams`.
-pub fn describe_status(health: &Value, circuits: &Value, upstreams: &Value) -> String {
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "status {}, generation {}, up {} s, redis {}",
-        plain(&health["status"]),
-        health["generation"],
-        health["uptime_seconds"],
-        plain(&health["redis"]),
-    );
-    let rows = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let _ = writeln!(text, "\n{:<32} {:<11} REASON", "CIRCUIT", "STATE");
-    for circuit in rows(circuits) {
-        let (name, state) = (plain(&circuit["name"]), plain(&circuit["state"]));
-        let reason = circuit["reason"].as_str().unwrap_or_default();
-        let _ = writeln!(text, "{name:<32} {state:<11} {reason}");
-    }
-    let _ = writeln!(text, "\n{:<32} {:<28} {:<11} IN FLIGHT", "UPSTREAM", "SERVER", "STATE");
-    for upstream in rows(upstreams) {
-        let name = plain(&upstream["name"]);
-        for server in rows(&upstream["servers"]) {
-            let address = server["address"].as_str().or(server["configured"].as_str());
-            let (address, state) = (address.unwrap_or_default(), plain(&server["state"]));
-            let _ = writeln!(text, "{name:<32} {address:<28} {state:<11} {}", server["in_flight"]);
-        }
-    }
-    text
 }
 
 /// Text as it is, everything else as JSON.

@@ -66,7 +66,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "upstream",
         ],
     ),
-    ("reload", &["config", "gateway"]),
+    ("reload", &["clock", "config", "gateway", "metrics", "policy"]),
     ("remote", &["config"]),
     ("demo", &["app", "config"]),
     (

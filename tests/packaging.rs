@@ -205,6 +205,50 @@ fn the_debian_package_holds_everything_with_the_modes_it_needs() {
     }
 }
 
+/// What a maintainer script calls, with stand-ins for the tools of systemd: `helper` is the body of
+/// the one that knows what was installed and enabled.
+fn calls_of(script: &str, arguments: &[&str], helper: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("calls");
+    let write = |name: &str, body: &str| {
+        let path = folder.path().join(name);
+        let says = format!("#!/bin/sh\necho \"$(basename \"$0\") $*\" >>{}\n", log.display());
+        fs::write(&path, format!("{says}{body}\n")).unwrap();
+        output_of(command("chmod").arg("+x").arg(path));
+    };
+    write("deb-systemd-helper", helper);
+    write("deb-systemd-invoke", "");
+    write("systemctl", "");
+    let path = folder.path().join(script);
+    let text = fs::read_to_string(format!("{ROOT}/deploy/debian/{script}")).unwrap();
+    fs::write(&path, text.replace("@UNITS@", "tollgate.service")).unwrap();
+    let tools = format!("{}:/usr/bin:/bin", folder.path().display());
+    output_of(command("sh").arg(path).args(arguments).env("PATH", tools));
+    fs::read_to_string(log).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn installing_enables_and_starts_nothing_and_upgrading_restarts_nothing() {
+    // As the real one: of what was never installed it says that it was enabled.
+    let never = "[ \"$1\" != debian-installed ]";
+    for (arguments, helper) in [(&["configure", ""], never), (&["configure", "0.0.9-1"], "true")] {
+        let calls = calls_of("postinst", arguments, helper);
+        assert!(calls.iter().any(|call| call.contains("update-state")), "{calls:?}");
+        let is_enabled = calls.iter().any(|call| call.contains("helper enable"));
+        assert_eq!(is_enabled, helper == "true", "{arguments:?}: {calls:?}");
+        for verb in [" start", " restart", " stop", " try-restart"] {
+            assert!(!calls.iter().any(|call| call.contains(verb)), "{arguments:?}: {calls:?}");
+        }
+    }
+    let stops = |argument| {
+        let calls = calls_of("prerm", &[argument, "0.2.0-1"], "true");
+        calls.iter().any(|call| call.contains("stop"))
+    };
+    assert!(!stops("upgrade"));
+    // Elsewhere than under systemd there is nothing to stop.
+    assert_eq!(stops("remove"), Path::new("/run/systemd/system").exists());
+}
+
 #[test]
 fn the_checker_of_debian_packages_finds_no_fault() {
     if is_there("lintian") {

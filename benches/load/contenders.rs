@@ -219,7 +219,7 @@ impl Bench<'_> {
         Running { process, forward, refuse: Some(refuse), logged: None }.wait(self.dir)
     }
 
-    fn write(&self, name: &str, text: &str) -> anyhow::Result<String> {
+    pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<String> {
         let path = self.dir.join(name);
         fs::write(&path, text)?;
         Ok(path.to_str().context("the temporary folder's name is not text")?.to_owned())

@@ -188,6 +188,14 @@ fn find_faults(bench: &Bench<'_>, options: &Options) -> Vec<anyhow::Result<Findi
         println!("Overload …");
         found.push(faults::overload::measure(bench).context("overload"));
     }
+    if options.wants(Part::Reload) {
+        println!("Reloads …");
+        found.push(faults::reloads::measure(bench, options.reload_length()).context("reload"));
+    }
+    if options.wants(Part::Upgrade) {
+        println!("Upgrades and restarts …");
+        found.push(faults::successions::measure(bench).context("upgrade"));
+    }
     found
 }
 

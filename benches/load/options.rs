@@ -1,5 +1,7 @@
 //! What the command line of the benchmark may ask for.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 
 use crate::Contender;
@@ -10,8 +12,8 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --rounds N         rounds per case (7)
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
-  --case NAME        only this case: forward, refuse, open, log, memory, black-hole or
-                     overload; may be repeated
+  --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
+                     overload, reload or upgrade; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -24,10 +26,12 @@ pub(crate) enum Part {
     Memory,
     BlackHole,
     Overload,
+    Reload,
+    Upgrade,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Forward,
         Self::Refuse,
         Self::Open,
@@ -35,6 +39,8 @@ impl Part {
         Self::Memory,
         Self::BlackHole,
         Self::Overload,
+        Self::Reload,
+        Self::Upgrade,
     ];
 
     fn parse(name: &str) -> anyhow::Result<Self> {
@@ -46,6 +52,8 @@ impl Part {
             "memory" => Self::Memory,
             "black-hole" => Self::BlackHole,
             "overload" => Self::Overload,
+            "reload" => Self::Reload,
+            "upgrade" => Self::Upgrade,
             _ => bail!("no case {name:?}; see --help"),
         })
     }
@@ -111,6 +119,11 @@ impl Options {
 
     pub(crate) fn wants(&self, part: Part) -> bool {
         self.parts.contains(&part)
+    }
+
+    /// How long reloads go on, and how long none before that.
+    pub(crate) fn reload_length(&self) -> Duration {
+        Duration::from_secs(if self.quick { 6 } else { 60 })
     }
 
     pub(crate) fn has(&self, contender: Contender) -> bool {

@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 
 /// How long a child may take to end after it was asked to.
 const END_DEADLINE: Duration = Duration::from_secs(3);
+/// How long one may take to drain.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a condition is looked at while waiting for it.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -100,6 +102,19 @@ impl Process {
         send_signal("STOP", &[self.child.id()]);
     }
 
+    /// Asks the child to finish what it has and to end, and waits until it has.
+    pub(crate) fn drain(&mut self) -> anyhow::Result<()> {
+        signal("TERM", self.child.id());
+        let deadline = Instant::now() + DRAIN_DEADLINE;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("{} did not drain within {DRAIN_DEADLINE:?}", self.name);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Says how the child ended, if it did.
     pub(crate) fn check_alive(&mut self, dir: &Path) -> anyhow::Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
@@ -128,6 +143,11 @@ impl Drop for Process {
         send_signal("KILL", &left);
         let _ = self.child.wait();
     }
+}
+
+/// Signals one process.
+pub(crate) fn signal(name: &str, id: u32) {
+    send_signal(name, &[id]);
 }
 
 fn send_signal(signal: &str, ids: &[u32]) {

@@ -6,6 +6,7 @@ use crate::lifecycle::Stage;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use jiff::{Timestamp, Unit};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -21,6 +22,32 @@ pub(super) struct Health {
     uptime_seconds: u64,
     /// The number of the configuration that serves, 1 at the start.
     generation: u64,
+    /// The process.
+    pid: u32,
+    /// The last reload; null: there was none.
+    last_reload: Option<LastReload>,
+}
+
+/// What the last reload came to; `/config/history` says more.
+#[derive(Debug, Serialize, ToSchema)]
+struct LastReload {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// `ok`; `rejected`: what served before serves on; `rolled_back`: it served, a route
+    /// failed, and what served before serves again.
+    #[schema(value_type = ReloadOutcome)]
+    result: &'static str,
+}
+
+/// The outcomes of a reload, for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes a value in the OpenAPI document")]
+enum ReloadOutcome {
+    Ok,
+    Rejected,
+    RolledBack,
 }
 
 /// `ok` when every server of every upstream is healthy and no circuit refuses requests.
@@ -91,6 +118,11 @@ fn observe(app: &AdminState, stage: Stage) -> Health {
         upstreams,
         uptime_seconds: app.gateway.lifecycle.uptime().as_secs(),
         generation: generation.number,
+        pid: std::process::id(),
+        last_reload: app.reloader.last().map(|(at, result)| LastReload {
+            at: at.round(Unit::Millisecond).unwrap_or(at),
+            result: result.label(),
+        }),
     }
 }
 

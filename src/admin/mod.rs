@@ -10,6 +10,7 @@ mod clients;
 mod config;
 mod guard;
 mod health;
+mod history;
 mod limits;
 mod metrics;
 mod openapi;
@@ -99,6 +100,8 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .routes(routes!(metrics::summary))
         .routes(routes!(metrics::latency))
         .routes(routes!(config::config))
+        .routes(routes!(history::history))
+        .routes(routes!(history::restore))
         .routes(routes!(reload::reload))
         .routes(routes!(upgrade::upgrade))
         .routes(routes!(openapi::document))

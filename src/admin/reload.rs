@@ -39,9 +39,14 @@ pub(super) struct Outcome {
     NotReloaded,
 ))]
 pub(super) async fn reload(State(app): App) -> Response {
-    match app.reloader.reload().await {
-        Ok(reloaded) => Json(outcome(&app, reloaded)).into_response(),
-        Err(why) => problem(&app, &why).into_response(),
+    answer(&app, app.reloader.reload().await)
+}
+
+/// The answer to whoever asked for a reload.
+pub(super) fn answer(app: &AdminState, result: Result<Reloaded, Rejected>) -> Response {
+    match result {
+        Ok(reloaded) => Json(outcome(app, reloaded)).into_response(),
+        Err(why) => problem(app, &why).into_response(),
     }
 }
 
@@ -63,6 +68,7 @@ fn problem(app: &AdminState, why: &Rejected) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_errors(told(app, findings))
         }
         Rejected::Load(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
+        Rejected::NotKept { .. } => Problem::missing("generation", why.to_string()),
         Rejected::NoFile => Problem::new(StatusCode::CONFLICT, detail),
         Rejected::Broken(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail),
     }

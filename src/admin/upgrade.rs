@@ -44,7 +44,9 @@ pub(super) async fn upgrade(State(app): App) -> Response {
 
 fn problem(why: &Failure) -> Problem {
     let status = match why {
-        Failure::UnderWay | Failure::Stopping | Failure::NotPossible => StatusCode::CONFLICT,
+        Failure::UnderWay | Failure::Stopping | Failure::NotPossible | Failure::IsInit => {
+            StatusCode::CONFLICT
+        }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Problem::new(status, format!("this process serves on: {why}"))
@@ -56,7 +58,8 @@ pub(super) struct NotUpgraded;
 impl IntoResponses for NotUpgraded {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         let not_now = described(
-            "An upgrade is under way, the gateway stops, or it was started without a file.",
+            "An upgrade is under way, the gateway stops, was started without a file, or is the \
+             first process of its container.",
         );
         let failed = described("The new process failed; `detail` says why. This one serves on.");
         [("409".to_owned(), not_now.into()), ("500".to_owned(), failed.into())].into()

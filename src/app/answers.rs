@@ -58,6 +58,13 @@ impl Refuser {
         }
     }
 
+    /// A connection could not be accepted, for want of descriptors or memory.
+    pub(super) fn could_not_accept(&self, error: &io::Error) {
+        log::debug!("a connection could not be accepted: {error}");
+        self.gateway.metrics.connections.accept_failures.inc();
+        self.tallies.not_accepted.note();
+    }
+
     fn limits(&self) -> Limits {
         self.gateway.glance().config.server.connections
     }
@@ -140,18 +147,43 @@ impl Answers for Refuser {
             Ending::IdleTimeout | Ending::MaxRequests | Ending::Drain => {}
         }
     }
-
-    fn could_not_accept(&self, error: &io::Error) {
-        log::debug!("a connection could not be accepted: {error}");
-        self.gateway.metrics.connections.accept_failures.inc();
-        self.tallies.not_accepted.note();
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::CLOSED_REASONS;
+    use crate::config;
+    use crate::metrics::{CLOSED_REASONS, Metrics};
+    use crate::store::key::KeyHasher;
+    use prometheus::Registry;
+
+    fn refuser(server: &str) -> Refuser {
+        let text = format!(
+            "server: {server}\nupstreams: {{u: {{servers: [127.0.0.1:9]}}}}\n\
+             routes: [{{name: r, path: /, upstream: u}}]"
+        );
+        let (config, _) = config::parse(&text, &|_| None).unwrap();
+        let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+        let gateway = Gateway::new(config, KeyHasher::from_os().unwrap(), metrics);
+        Refuser::new(Arc::new(gateway), None)
+    }
+
+    #[test]
+    fn a_connection_counts_for_its_address_or_its_prefix() {
+        let refuser = refuser(
+            "{max_connections: 9, max_connections_per_ip: 5, trusted_proxies: [10.0.0.0/8, '2001:db8:9::/48']}",
+        );
+        for (peer, holder, max_of_holder) in [
+            ("203.0.113.7", "203.0.113.7", Some(5)),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::", Some(5)),
+            ("10.1.2.3", "10.1.2.3", None),
+            ("2001:db8:9:2::1", "2001:db8:9:2::", None),
+        ] {
+            let quota = refuser.quota(Some(peer.parse().unwrap()));
+            let holder = Some(holder.parse().unwrap());
+            assert_eq!(quota, Quota { max: 9, holder, max_of_holder }, "{peer}");
+        }
+    }
 
     #[test]
     fn every_ending_has_its_metric_from_the_start() {

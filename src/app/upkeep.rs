@@ -3,6 +3,7 @@
 use super::state;
 use crate::clock;
 use crate::gateway::Gateway;
+use crate::reload::Reloader;
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -18,8 +19,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// gateway from serving what needs none.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
 
-/// The upkeep of all upstreams, as a service with a thread of its own.
-pub(super) struct UpkeepService(pub(super) Arc<Gateway>);
+/// The upkeep of all upstreams and of the configuration, as a service with a thread of its own.
+pub(super) struct UpkeepService(pub(super) Arc<Gateway>, pub(super) Arc<Reloader>);
 
 #[async_trait]
 impl BackgroundService for UpkeepService {
@@ -28,6 +29,7 @@ impl BackgroundService for UpkeepService {
         for upstream in &self.0.generation().upstreams {
             upstream.spawn_upkeep(&Handle::current());
         }
+        tokio::spawn(self.1.clone().attend());
         let mut ticks = interval(REFRESH);
         loop {
             ticks.tick().await;

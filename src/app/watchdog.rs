@@ -74,9 +74,14 @@ impl BackgroundService for Watchdog {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.gateway.lifecycle.stage() == Stage::Draining {
-                systemd::alive();
-                continue;
+            match self.gateway.lifecycle.stage() {
+                // Until its predecessor has named it, nobody listens to a successor.
+                Stage::Starting => continue,
+                Stage::Draining => {
+                    systemd::alive();
+                    continue;
+                }
+                Stage::Ready => {}
             }
             match timeout(step, self.ask()).await {
                 Ok(Ok(())) => systemd::alive(),

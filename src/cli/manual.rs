@@ -87,6 +87,11 @@ const SECTIONS: [Section; 5] = [
                 "Sockets that systemd opened; each is matched to a listener by its address.",
             ),
             (
+                "RUNTIME_DIRECTORY, XDG_RUNTIME_DIR",
+                "The folder in which a successor waits for the sockets, unless \
+                 server.upgrade_socket names a file; else one in /tmp.",
+            ),
+            (
                 "NOTIFY_SOCKET, WATCHDOG_USEC",
                 "Where systemd is told about the state, and how often it wants a sign of life.",
             ),

@@ -85,7 +85,8 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     let mut warnings = Vec::new();
     let mut fixed = |key: &str, is_same: bool| {
         if !is_same {
-            let message = "cannot change while the gateway runs; it takes effect after a restart";
+            let message = "cannot change while the gateway runs; it takes effect after a restart, \
+                           or with tollgate upgrade, which loses no connection";
             let message = message.to_owned();
             warnings.push(Finding { path: key.to_owned(), line: None, message });
         }

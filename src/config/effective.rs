@@ -15,6 +15,7 @@ use crate::policy::breaker::BreakerPolicy;
 use crate::policy::ejection::EjectionPolicy;
 use crate::policy::limit::{Limit, LimitCost, LimitKey};
 use crate::policy::rate::TokenBucket;
+use crate::policy::reload_watch::WatchPolicy;
 use crate::policy::retry::{RetryOn, RetryPolicy};
 use crate::policy::route::{HostMatch, PathMatch};
 use crate::policy::share::Share;
@@ -64,6 +65,15 @@ fn server(server: &Server) -> Value {
         "access_log": access_log(&server.access_log),
         "x_ratelimit_headers": server.x_ratelimit_headers,
         "upgrade_socket": server.upgrade_socket,
+        "reload_watch": server.reloading.watch.as_ref().map(reload_watch),
+        "watch_file": server.reloading.watch_file,
+    })
+}
+
+fn reload_watch(policy: &WatchPolicy) -> Value {
+    json!({
+        "window": nanos_text(policy.window_ns),
+        "max_error_ratio": policy.max_error_ratio(),
     })
 }
 

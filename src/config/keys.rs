@@ -49,10 +49,13 @@ pub(super) const SERVER: Keys = Keys {
         "max_requests_per_connection",
         "access_log",
         "x_ratelimit_headers",
+        "reload_watch",
+        "watch_file",
         "upgrade_socket",
     ],
-    later: &["reload_watch", "watch_file"],
+    later: &[],
 };
+pub(super) const RELOAD_WATCH: Keys = Keys { known: &["window", "max_error_ratio"], later: &[] };
 pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };
 pub(super) const ADMIN: Keys = Keys { known: &["listen", "token"], later: &[] };
 pub(super) const METRICS: Keys = Keys { known: &["listen"], later: &[] };
@@ -134,9 +137,10 @@ pub(super) const RETRY: Keys =
 pub(super) const BACKOFF: Keys = Keys { known: &["base", "max"], later: &[] };
 
 #[cfg(test)]
-pub(super) const ALL_KEYS: [&Keys; 26] = [
+pub(super) const ALL_KEYS: [&Keys; 27] = [
     &FILE,
     &SERVER,
+    &RELOAD_WATCH,
     &ACCESS_LOG,
     &ADMIN,
     &METRICS,

@@ -20,6 +20,7 @@ mod keys;
 mod limits;
 mod path;
 mod raw;
+mod reload_watch;
 mod report;
 mod retry;
 mod routes;
@@ -44,6 +45,7 @@ pub use concurrency::Concurrency;
 pub use connections::Connections;
 pub use effective::effective;
 pub use health::{HealthCheck, HealthCheckKind};
+pub use reload_watch::Reloading;
 pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, Route};
 pub use server::{AccessLog, AccessLogFormat, Admin, Limiter, Metrics, Secret, Server};
@@ -119,12 +121,20 @@ impl LoadError {
     }
 }
 
-/// Reads a file, with variables from the environment of this process.
+/// Reads a file and checks it, with variables from the environment of this process.
 ///
 /// # Errors
 /// When there is no file, it cannot be read, or it is wrong; then with all that is wrong.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let (config, warnings) = parse(&read(path)?, &environment).map_err(LoadError::Invalid)?;
+    check_text(&read(path)?)
+}
+
+/// Checks a file's text, with variables from the environment of this process.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check_text(text: &str) -> Result<Loaded, LoadError> {
+    let (config, warnings) = parse(text, &environment).map_err(LoadError::Invalid)?;
     Ok(Loaded { config, warnings })
 }
 
@@ -154,7 +164,11 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn read(path: &Path) -> Result<String, LoadError> {
+/// Reads a file's text, at most 16 MiB.
+///
+/// # Errors
+/// When there is no file, it cannot be read, it is too long, or it is no text.
+pub fn read(path: &Path) -> Result<String, LoadError> {
     let unreadable = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::Missing(path.to_owned()),
         _ => LoadError::Unreadable(path.to_owned(), error),

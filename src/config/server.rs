@@ -12,6 +12,7 @@ use super::connections::{self, Connections};
 use super::keys;
 use super::path;
 use super::raw::{Field, Section, Unique, word};
+use super::reload_watch::Reloading;
 use super::report::{Report, quote};
 use super::value;
 
@@ -44,6 +45,8 @@ pub struct Server {
     pub x_ratelimit_headers: bool,
     /// Where a successor waits to take over; none: in a private folder.
     pub upgrade_socket: Option<PathBuf>,
+    /// What goes on around reloads.
+    pub reloading: Reloading,
 }
 
 impl Default for Server {
@@ -62,6 +65,7 @@ impl Default for Server {
             access_log: AccessLog::None,
             x_ratelimit_headers: false,
             upgrade_socket: None,
+            reloading: Reloading::default(),
         }
     }
 }
@@ -200,6 +204,7 @@ impl Server {
         let value = section.value("x_ratelimit_headers", report, "true or false", value::boolean);
         set(&mut server.x_ratelimit_headers, value);
         server.upgrade_socket = section.value("upgrade_socket", report, "a path", file_path);
+        server.reloading = Reloading::read(&section, report);
         server
     }
 }

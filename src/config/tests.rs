@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::ejection::EjectionPolicy;
 use crate::policy::limit::{LimitCost, LimitKey};
+use crate::policy::reload_watch::WatchPolicy;
 use crate::policy::route::{HostMatch, PathMatch};
 
 fn no_env(_: &str) -> Option<String> {
@@ -96,6 +97,8 @@ fn every_key_is_read() {
         AccessLog::File { path: "/tmp/a.log".into(), format: AccessLogFormat::Combined }
     );
     assert!(server.x_ratelimit_headers);
+    let watch = WatchPolicy { window_ns: 45_000_000_000, max_error_ratio_thousandths: 1_500 };
+    assert_eq!(server.reloading, Reloading { watch: Some(watch), watch_file: true });
     assert_eq!(config.admin.token.as_ref().map(Secret::expose), Some("letmein"));
     let clients = &config.clients;
     assert_eq!(clients.identify.len(), 3);
@@ -263,7 +266,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
     refused(&[
         ("redis: {url: x}", "redis is not available yet"),
         ("tls: {}", later),
-        ("server: {reload_watch: {}}", "server.reload_watch: reload_watch is not"),
         ("server: {proxy_protocol: true}", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, shadow: true}]", later),
         ("limits: [{name: a, rate: 1/s, burst: 1, algorithm: leaky_bucket}]", later),

@@ -225,6 +225,21 @@ fn decimal(text: &str, places: u32) -> Option<u64> {
     Some(whole.saturating_mul(10_u64.pow(places)).saturating_add(fraction))
 }
 
+/// A number such as `2.0` in a range, in thousandths.
+pub(super) fn thousandths(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let Some(number) = decimal(text, 3) else {
+        return Err(format!(
+            "{} is not a number; write for example 2.0, exact to a thousandth",
+            quote(text)
+        ));
+    };
+    let number = u32::try_from(number).ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        let (min, max) = (f64::from(*range.start()) / 1e3, f64::from(*range.end()) / 1e3);
+        format!("{} is not between {min} and {max}", quote(text))
+    })
+}
+
 /// A share in percent, such as `20%`.
 pub(super) fn percent_text(share: Share) -> String {
     let (whole, rest) = (share.millionths() / 10_000, share.millionths() % 10_000);

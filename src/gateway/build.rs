@@ -3,7 +3,7 @@
 //! What keeps its name keeps its state. Buckets, registry and metrics are found by name anyway;
 //! counters, circuits, upstreams and latencies are handed on here.
 
-use super::{Generation, Policy, Route, TIER_POLICY};
+use super::{Generation, Outcomes, Policy, Route, TIER_POLICY};
 use crate::clock;
 use crate::config::{self, Config};
 use crate::metrics::{self, Metrics};
@@ -45,7 +45,7 @@ impl Generation {
                 None => Arc::new(metrics.route(metrics::NONE)),
             },
             tier_digest: limiter.digest(KeyKind::Policy, TIER_POLICY.as_bytes()),
-            config,
+            config: Arc::new(config),
         }
     }
 }
@@ -103,6 +103,7 @@ impl Builder<'_> {
                 Some((_, route)) => route.metrics.clone(),
                 None => Arc::new(self.metrics.route(&config.name)),
             },
+            outcomes: Outcomes::default(),
             circuit: match &config.breaker {
                 None => upstream.circuit.clone(),
                 Some(policy) => match old {

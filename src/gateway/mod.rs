@@ -7,6 +7,7 @@
 
 mod build;
 pub mod client_places;
+mod outcomes;
 pub mod table_metrics;
 
 use crate::config::{self, Config};
@@ -23,7 +24,9 @@ use crate::upstream::circuit::Circuit;
 use arc_swap::ArcSwap;
 use client_places::ClientPlaces;
 use http::HeaderValue;
+pub use outcomes::Outcomes;
 use prometheus::IntCounter;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -55,7 +58,7 @@ impl Gateway {
     /// A gateway that serves `config` and charges the buckets of `limiter`.
     pub fn with_limiter(config: Config, limiter: Limiter, metrics: Arc<Metrics>) -> Gateway {
         let generation = Generation::new(config, None, &limiter, &metrics);
-        metrics.generation.set(generation.number as i64);
+        expose(&metrics, &generation);
         Gateway {
             generation: ArcSwap::from_pointee(generation),
             limiter,
@@ -91,11 +94,14 @@ impl Gateway {
     pub fn swap(&self, next: Generation) -> Arc<Generation> {
         let next = Arc::new(next);
         let old = self.generation.swap(next.clone());
-        let is_kept = |upstream| next.upstreams.iter().any(|kept| Arc::ptr_eq(kept, upstream));
-        for upstream in old.upstreams.iter().filter(|upstream| !is_kept(upstream)) {
-            upstream.retire();
+        // There may be thousands of them: a set, or each would be compared with each.
+        let kept: HashSet<*const Upstream> = next.upstreams.iter().map(Arc::as_ptr).collect();
+        for upstream in &old.upstreams {
+            if !kept.contains(&Arc::as_ptr(upstream)) {
+                upstream.retire();
+            }
         }
-        self.metrics.generation.set(next.number as i64);
+        expose(&self.metrics, &next);
         old
     }
 
@@ -105,12 +111,18 @@ impl Gateway {
     }
 }
 
+/// What metrics tell of a configuration that begins to serve.
+fn expose(metrics: &Metrics, generation: &Generation) {
+    metrics.generation.set(generation.number as i64);
+    metrics.connections.max.set(i64::from(generation.config.server.connections.max));
+}
+
 /// Everything one configuration decides. Immutable but for its counters.
 pub struct Generation {
     /// How many there were before it, and one: 1 at the start.
     pub number: u64,
     /// The configuration it was made from.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Finds a request's route.
     pub router: Router,
     /// The routes, in the order of the configuration.
@@ -133,6 +145,8 @@ pub struct Generation {
 pub struct Route {
     /// Its metrics.
     pub metrics: Arc<RouteMetrics>,
+    /// What this generation's requests to it came to.
+    pub outcomes: Outcomes,
     /// The circuit its requests pass: its own, or its upstream's.
     pub circuit: Arc<Circuit>,
     /// The policy of its own limit.

@@ -27,6 +27,12 @@ pub enum Failure {
     /// What was started is not a gateway that serves a file.
     #[error("only a gateway started with `tollgate run` can be replaced")]
     NotPossible,
+    /// With the first process of a container the container ends, successor and all.
+    #[error(
+        "the gateway is the first process of its container, which ends with it: start another \
+         container instead"
+    )]
+    IsInit,
     /// Nobody is at the meeting point.
     #[error(
         "no successor waits at {0}; start one first, with `tollgate run --upgrade` and the same \

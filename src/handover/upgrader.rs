@@ -105,6 +105,9 @@ impl Upgrader {
         find: fn(&Upgrader) -> Result<Heir, Failure>,
     ) -> Result<i32, Failure> {
         let _turn = self.turn.try_lock().map_err(|_| Failure::UnderWay)?;
+        if own_process() == 1 {
+            return Err(Failure::IsInit);
+        }
         let upgrader = self.clone();
         let attempt = spawn_blocking(move || {
             let mut heir = find(&upgrader)?;

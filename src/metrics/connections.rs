@@ -23,6 +23,8 @@ pub struct ConnectionMetrics {
     pub accepted: IntCounter,
     /// Failures to accept one.
     pub accept_failures: IntCounter,
+    /// How many there may be: `server.max_connections`.
+    pub max: IntGauge,
     closed: IntCounterVec,
 }
 
@@ -46,6 +48,10 @@ impl ConnectionMetrics {
             accept_failures: counter(
                 "gateway_accept_failures_total",
                 "Failures to accept a connection, for want of file descriptors or memory",
+            )?,
+            max: add(
+                registry,
+                IntGauge::new("gateway_connections_max", "Client connections that there may be")?,
             )?,
             closed,
         })

@@ -40,11 +40,36 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// The number of the generation that serves.
     pub generation: IntGauge,
-    reloads: [IntCounter; 2],
+    reloads: [IntCounter; 3],
     /// Those of client connections.
     pub connections: ConnectionMetrics,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
+}
+
+/// What a reload came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadResult {
+    /// It was taken.
+    Ok,
+    /// It was rejected; what served serves on.
+    Rejected,
+    /// It was taken back after it had been taken.
+    RolledBack,
+}
+
+impl ReloadResult {
+    const ALL: [ReloadResult; 3] =
+        [ReloadResult::Ok, ReloadResult::Rejected, ReloadResult::RolledBack];
+
+    /// Its name in metrics and JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ReloadResult::Ok => "ok",
+            ReloadResult::Rejected => "rejected",
+            ReloadResult::RolledBack => "rolled_back",
+        }
+    }
 }
 
 impl Metrics {
@@ -107,7 +132,7 @@ impl Metrics {
                     &["result"],
                 )?;
                 // From the start at zero, or the first rejected one would be no increase.
-                ["rejected", "ok"].map(|result| reloads.with_label_values(&[result]))
+                ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()]))
             },
             connections: ConnectionMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
@@ -132,9 +157,9 @@ impl Metrics {
         metrics.map(|metric| metric.get_gauge().value() as i64).sum()
     }
 
-    /// Counts a reload that was taken or rejected.
-    pub fn reloaded(&self, is_taken: bool) {
-        self.reloads[usize::from(is_taken)].inc();
+    /// Counts what a reload came to.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.reloads[result as usize].inc();
     }
 
     /// The counter of refusals by one policy.

@@ -10,6 +10,7 @@ pub mod limit;
 pub mod line;
 pub mod path;
 pub mod rate;
+pub mod reload_watch;
 pub mod retry;
 pub mod route;
 pub mod router;

@@ -304,7 +304,11 @@ impl ProxyHttp for Proxy {
             Some(status) if error.is_none() || status >= 200 => status,
             _ => ctx.refusal.as_ref().map_or(CLIENT_GONE, |refusal| refusal.status().as_u16()),
         };
-        let metrics = ctx.route().map_or(&ctx.generation.no_route, |route| &route.metrics);
+        let route = ctx.route();
+        if let Some(route) = route {
+            route.outcomes.count(status);
+        }
+        let metrics = route.map_or(&ctx.generation.no_route, |route| &route.metrics);
         metrics.finish(status, elapsed);
         self.write_access_log(session, ctx, status, elapsed);
         ctx.place = None;

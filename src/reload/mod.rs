@@ -1,22 +1,36 @@
 //! Reload as a transaction: read, check, build beside what serves, swap. Until the swap nothing
 //! has changed, and after it nothing can fail; so a reload that fails leaves everything as it
-//! was.
+//! was. What was taken can still be taken back: by its trial (`trial.rs`), or by an operator
+//! who goes back to one of the last generations (`history.rs`).
 
+mod attend;
+mod file_watch;
+mod history;
 mod progress;
+mod trial;
 
+pub use history::{Cause, Entry, KEPT, Rejection};
 pub use progress::{Phase, Progress};
+pub use trial::OnTrial;
 
-use crate::config::{self, Finding, LoadError};
+use crate::clock;
+use crate::config::{self, Finding, LoadError, Loaded};
 use crate::gateway::{Gateway, Generation};
+use crate::metrics::ReloadResult;
+use file_watch::FileWatch;
+use history::{History, Kept, Source};
+use jiff::Timestamp;
 use progress::Teller;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{self, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
+use trial::{Swap, Trials};
 
 /// How long a swap waits for names that are new. A resolver that is down must not hold up the
 /// rest of a configuration.
@@ -24,14 +38,27 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
 /// How often is looked whether the last request of an old generation has ended.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Replaces the gateway's configuration by what its file says now. One reload at a time;
-/// others wait.
+/// Replaces the gateway's configuration: by what its file says now, or by one that served
+/// before. One reload at a time; others wait.
 pub struct Reloader {
     gateway: Arc<Gateway>,
     /// None: it was started without a file.
     file: Option<PathBuf>,
-    turn: Mutex<()>,
+    turn: sync::Mutex<()>,
     progress: Teller,
+    /// Held for as long as counts are compared or entries pushed; never while waiting.
+    record: Mutex<Record>,
+    file_watch: Mutex<FileWatch>,
+}
+
+/// What is known of the configurations so far.
+struct Record {
+    history: History,
+    trials: Trials,
+    /// What the file said when it was last read, right or wrong; none: it was not read yet.
+    read: Option<u64>,
+    /// What the generation that serves is made from again.
+    serving: Kept,
 }
 
 /// A reload that was taken.
@@ -54,15 +81,80 @@ pub enum Rejected {
     /// There is no file to read.
     #[error("the gateway was started without a file, so there is nothing to reload")]
     NoFile,
+    /// The generation is not, or no longer, kept.
+    #[error("generation {generation} is not kept; those that are: {}", numbers(.kept))]
+    NotKept {
+        /// What was asked for.
+        generation: u64,
+        /// What there is.
+        kept: Vec<u64>,
+    },
     /// A fault of the gateway itself.
     #[error("the new configuration could not be built: {0}")]
     Broken(#[from] JoinError),
 }
 
+fn numbers(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Rejected {
+    /// Why, in one line.
+    fn summary(&self) -> String {
+        match self {
+            Rejected::Load(LoadError::Invalid(findings)) => match &findings[..] {
+                [] => "the file is wrong".to_owned(),
+                [one] => one.to_string(),
+                [first, rest @ ..] => format!("{first} (and {} more errors)", rest.len()),
+            },
+            other => other.to_string(),
+        }
+    }
+}
+
+/// What a new configuration is made of.
+enum Origin {
+    /// The file as it is now.
+    File,
+    /// One that served before.
+    Kept(Source),
+}
+
+/// One reload that is asked for.
+struct Order {
+    cause: Cause,
+    origin: Origin,
+    /// Why the generation that serves is taken back; only for a rollback.
+    why: Option<Arc<str>>,
+}
+
 impl Reloader {
     /// Reloads `gateway` from `file`.
     pub fn new(gateway: Arc<Gateway>, file: Option<PathBuf>) -> Reloader {
-        Reloader { gateway, file, turn: Mutex::new(()), progress: Teller::new() }
+        let first = gateway.generation();
+        let source = Source::Checked(first.config.clone());
+        let entry = Entry {
+            generation: first.number,
+            at: clock::timestamp(),
+            cause: Cause::Start,
+            changed: [].into(),
+            rolled_back: None,
+            source: Some(source.clone()),
+        };
+        let record = Record {
+            history: History::starting(entry),
+            trials: Trials::default(),
+            read: None,
+            serving: Kept { generation: first.number, source },
+        };
+        Reloader {
+            gateway,
+            file,
+            turn: sync::Mutex::new(()),
+            progress: Teller::new(),
+            record: Mutex::new(record),
+            file_watch: Mutex::default(),
+        }
     }
 
     /// Where reloads stand, and how to wait for the next change of that.
@@ -75,37 +167,101 @@ impl Reloader {
         self.file.as_deref()
     }
 
-    /// Reads the file and swaps what it says in. Log and metrics tell what came of it.
+    /// The last generations, the newest first; at most [`KEPT`].
+    pub fn history(&self) -> Vec<Entry> {
+        self.record().history.entries()
+    }
+
+    /// The last reload that was rejected.
+    pub fn last_rejection(&self) -> Option<Rejection> {
+        self.record().history.last_rejection()
+    }
+
+    /// When something was reloaded last, and what it came to.
+    pub fn last(&self) -> Option<(Timestamp, ReloadResult)> {
+        self.record().history.last()
+    }
+
+    /// The configuration that is on trial.
+    pub fn on_trial(&self) -> Option<OnTrial> {
+        self.record().trials.current(clock::now_ns())
+    }
+
+    /// Reads the file and swaps what it says in. Log and metrics tell what came of it. It goes on
+    /// to its end also when nobody waits for that any more.
     ///
     /// # Errors
     /// Why the old configuration serves on.
-    pub async fn reload(&self) -> Result<Reloaded, Rejected> {
-        let _turn = self.turn.lock().await;
-        self.progress.begin();
-        let outcome = self.exchange().await;
-        self.gateway.metrics.reloaded(outcome.is_ok());
-        match &outcome {
-            Ok(reloaded) => {
-                self.log_taken(reloaded);
-                let changes = reloaded.changed.len();
-                self.progress.end(Phase::Taken { generation: reloaded.generation, changes });
-            }
-            Err(why) => {
-                log::error!("reload rejected, the old configuration serves on: {why}");
-                let generation = self.gateway.generation().number;
-                let why = why.to_string().replace('\n', "; ").into();
-                self.progress.end(Phase::Rejected { generation, why });
-            }
-        }
-        outcome
+    pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, Rejected> {
+        self.carry_out(Order { cause: Cause::Reload, origin: Origin::File, why: None }).await
     }
 
-    async fn exchange(&self) -> Result<Reloaded, Rejected> {
-        let file = self.file.clone().ok_or(Rejected::NoFile)?;
-        let gateway = self.gateway.clone();
+    /// Goes back to the configuration of one of the last generations, as a new one. The file is
+    /// not changed: the next reload reads it.
+    ///
+    /// # Errors
+    /// Why the configuration that serves serves on.
+    pub async fn restore(self: &Arc<Self>, generation: u64) -> Result<Reloaded, Rejected> {
+        let (found, kept) = {
+            let record = self.record();
+            (record.history.find(generation), record.history.kept())
+        };
+        let source = found.ok_or(Rejected::NotKept { generation, kept })?.source;
+        let cause = Cause::Restored { to: generation };
+        self.carry_out(Order { cause, origin: Origin::Kept(source), why: None }).await
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn carry_out(self: &Arc<Self>, order: Order) -> Result<Reloaded, Rejected> {
+        let reloader = self.clone();
+        // A client that goes away ends the handler that waits here, not the reload.
+        let task = tokio::spawn(async move {
+            let _turn = reloader.turn.lock().await;
+            reloader.take_turn(order).await
+        });
+        task.await?
+    }
+
+    /// Carries an order out; whose turn it is must be settled.
+    async fn take_turn(self: &Arc<Self>, order: Order) -> Result<Reloaded, Rejected> {
+        let Order { cause, origin, why } = order;
+        self.progress.begin();
+        let from = self.gateway.generation().number;
+        match self.exchange(cause, origin, why.as_ref()).await {
+            Ok(reloaded) => {
+                let generation = reloaded.generation;
+                self.log_taken(cause, &reloaded);
+                self.progress.end(match why {
+                    Some(why) => Phase::RolledBack { generation, from, why },
+                    None => Phase::Taken { generation, changes: reloaded.changed.len() },
+                });
+                Ok(reloaded)
+            }
+            Err(rejected) => {
+                log::error!("reload rejected, the old configuration serves on: {rejected}");
+                self.gateway.metrics.reloaded(ReloadResult::Rejected);
+                let why: Arc<str> = rejected.summary().into();
+                let rejection = Rejection { at: clock::timestamp(), cause, why: why.clone() };
+                self.record().history.reject(rejection);
+                self.progress.end(Phase::Rejected { generation: from, why });
+                Err(rejected)
+            }
+        }
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        cause: Cause,
+        origin: Origin,
+        why: Option<&Arc<str>>,
+    ) -> Result<Reloaded, Rejected> {
+        let reloader = self.clone();
         // Large files take a while; neither the admin API nor health checks wait for that.
-        let built = spawn_blocking(move || build(&gateway, &file)).await??;
-        let (next, reloaded) = built;
+        let built = spawn_blocking(move || reloader.build(origin)).await??;
+        let Built { next, reloaded, source } = built;
         for upstream in &next.upstreams {
             upstream.spawn_upkeep(&Handle::current());
         }
@@ -115,12 +271,75 @@ impl Reloader {
             }
         };
         let _ = timeout(FIRST_LOOKUPS, all_settled).await;
-        let old = self.gateway.swap(next);
+        let entry = Entry {
+            generation: next.number,
+            at: clock::timestamp(),
+            cause,
+            changed: reloaded.changed.clone().into(),
+            rolled_back: None,
+            source: Some(source),
+        };
+        let (reloader, why) = (self.clone(), why.cloned());
+        let old = spawn_blocking(move || reloader.swap(next, entry, why.as_ref())).await?;
         tokio::spawn(let_go(old));
         Ok(reloaded)
     }
 
-    fn log_taken(&self, reloaded: &Reloaded) {
+    /// Reads, checks and compares the configuration, and builds what it decides.
+    fn build(&self, origin: Origin) -> Result<Built, Rejected> {
+        let (Loaded { mut config, mut warnings }, source) = match origin {
+            Origin::File => {
+                let file = self.file.as_deref().ok_or(Rejected::NoFile)?;
+                let read = config::read(file);
+                self.record().read = Some(digest(&read));
+                let text = read?;
+                (config::check_text(&text)?, Source::Text(text.into()))
+            }
+            Origin::Kept(Source::Text(text)) => {
+                (config::check_text(&text)?, Source::Text(text.clone()))
+            }
+            Origin::Kept(Source::Checked(config)) => {
+                let loaded = Loaded { config: (*config).clone(), warnings: Vec::new() };
+                (loaded, Source::Checked(config))
+            }
+        };
+        let current = self.gateway.generation();
+        warnings.extend(config::keep_fixed(&current.config, &mut config));
+        let changed = config::changes(&current.config, &config);
+        let next = self.gateway.prepare(config);
+        let reloaded = Reloaded { generation: next.number, changed, warnings };
+        Ok(Built { next, reloaded, source })
+    }
+
+    /// Lets `next` serve and gives the old generation. `why` says that it is taken back.
+    fn swap(&self, next: Generation, entry: Entry, why: Option<&Arc<str>>) -> Arc<Generation> {
+        let old = self.gateway.generation();
+        let metrics = &self.gateway.metrics;
+        let mut record = self.record();
+        let source = entry.source.clone().unwrap_or(Source::Checked(next.config.clone()));
+        let serving = Kept { generation: next.number, source };
+        let serving = std::mem::replace(&mut record.serving, serving);
+        record.trials.swap(Swap {
+            old: &old,
+            new: &next,
+            serving,
+            is_changed: !entry.changed.is_empty(),
+            is_rollback: why.is_some(),
+            now_ns: clock::now_ns(),
+        });
+        self.gateway.swap(next);
+        match why {
+            Some(why) => {
+                metrics.reloaded(ReloadResult::RolledBack);
+                record.history.mark_rolled_back(old.number, why);
+            }
+            None => metrics.reloaded(ReloadResult::Ok),
+        }
+        record.history.push(entry);
+        old
+    }
+
+    fn log_taken(&self, cause: Cause, reloaded: &Reloaded) {
         let Reloaded { generation, changed, warnings } = reloaded;
         for warning in warnings {
             match &self.file {
@@ -128,27 +347,33 @@ impl Reloader {
                 None => log::warn!("{warning}"),
             }
         }
+        let did = match cause.goes_back_to() {
+            Some(to) => format!("went back to the configuration of generation {to}"),
+            None => "reloaded".to_owned(),
+        };
         match &changed[..] {
-            [] => log::info!("reloaded, nothing changed; this is generation {generation}"),
+            [] => log::info!("{did}, nothing changed; this is generation {generation}"),
             [first, rest @ ..] => log::info!(
-                "reloaded, this is generation {generation}; {first}{}",
+                "{did}, this is generation {generation}; {first}{}",
                 if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) }
             ),
         }
     }
 }
 
-/// Reads, checks and compares the file, and builds what it decides.
-fn build(gateway: &Gateway, file: &Path) -> Result<(Generation, Reloaded), Rejected> {
-    let mut loaded = config::load(file)?;
-    let current = gateway.generation();
-    let fixed = config::keep_fixed(&current.config, &mut loaded.config);
-    let mut warnings = loaded.warnings;
-    warnings.extend(fixed);
-    let changed = config::changes(&current.config, &loaded.config);
-    let next = gateway.prepare(loaded.config);
-    let reloaded = Reloaded { generation: next.number, changed, warnings };
-    Ok((next, reloaded))
+/// What a reload made and has not let serve yet.
+struct Built {
+    next: Generation,
+    reloaded: Reloaded,
+    source: Source,
+}
+
+/// Tells one content of the file from another, unreadable ones included. No adversary writes
+/// the file, so that two contents with one digest are not to be feared.
+fn digest(read: &Result<String, LoadError>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    read.as_ref().map_err(ToString::to_string).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Holds an old generation until its last request has ended, so that the work of dropping it
@@ -160,3 +385,6 @@ async fn let_go(old: Arc<Generation>) {
     // Nobody can take hold of it any more.
     let _ = spawn_blocking(move || drop(old)).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,6 @@ use super::connections::{Crowd, Quota};
 use super::fault::Fault;
 use super::pace::MinRate;
 use bytes::Bytes;
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -95,6 +94,4 @@ pub trait Answers: Send + Sync + 'static {
     fn accepted(&self);
     /// The gateway ended a connection.
     fn ended(&self, why: Ending);
-    /// A connection could not be accepted, for want of descriptors or memory.
-    fn could_not_accept(&self, error: &io::Error);
 }

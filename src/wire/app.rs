@@ -11,7 +11,6 @@ use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
-use std::io;
 use std::sync::{Arc, PoisonError};
 
 /// Wraps a Pingora HTTP application so that it sees checked requests only, and only once
@@ -97,10 +96,6 @@ impl<A> GuardedApp<A> {
     fn rescued(&self, rescue: &Rescue) -> Option<Box<GuardedStream>> {
         let connection = rescue.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Box::new(self.guard(connection, rescue)))
-    }
-
-    pub(super) fn could_not_accept(&self, error: &io::Error) {
-        self.answers.could_not_accept(error);
     }
 }
 

@@ -1,12 +1,11 @@
-//! Takes connections from the data listeners.
+//! Takes connections from listening sockets.
 //!
 //! Pingora's own loop logs every failure to accept, and pauses for one kind of shortage
 //! only; for the others it would spin, since the kernel keeps saying that somebody waits.
 
-use super::app::GuardedApp;
 use super::socket::Socket;
 use async_trait::async_trait;
-use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::apps::ServerApp;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
 use socket2::SockRef;
@@ -25,11 +24,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// wait for the client at most; many slow readers of large ones cost this each.
 const UNSENT_BYTES: u32 = 128 << 10;
 
-/// The data listeners as a service.
+/// Told of each failure to accept a connection, for want of descriptors or memory.
+pub type OnFailure = Arc<dyn Fn(&io::Error) + Send + Sync>;
+
+/// Listeners and what serves their connections, as a service of Pingora.
 pub struct Listening<A> {
-    app: Arc<GuardedApp<A>>,
+    name: &'static str,
+    app: Arc<A>,
     threads: usize,
     listeners: Vec<(String, TcpListener)>,
+    on_failure: OnFailure,
     /// Turns true when connections are taken.
     started: watch::Sender<bool>,
 }
@@ -37,11 +41,14 @@ pub struct Listening<A> {
 impl<A> Listening<A> {
     /// Serves what `listeners`, each with its address, accept.
     pub fn new(
-        app: GuardedApp<A>,
+        name: &'static str,
+        app: A,
         threads: usize,
         listeners: Vec<(String, TcpListener)>,
+        on_failure: OnFailure,
     ) -> Listening<A> {
-        Listening { app: Arc::new(app), threads, listeners, started: watch::channel(false).0 }
+        let (app, started) = (Arc::new(app), watch::channel(false).0);
+        Listening { name, app, threads, listeners, on_failure, started }
     }
 
     /// Turns true when connections are taken.
@@ -51,7 +58,7 @@ impl<A> Listening<A> {
 }
 
 #[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
+impl<A: ServerApp + Send + Sync + 'static> Service for Listening<A> {
     async fn start_service(
         &mut self,
         _fds: Option<ListenFds>,
@@ -62,7 +69,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
         for (address, listener) in self.listeners.drain(..) {
             match prepare(listener) {
                 Ok(listener) => {
-                    accepting.spawn(accept_all(listener, self.app.clone(), shutdown.clone()));
+                    let (app, on_failure) = (self.app.clone(), self.on_failure.clone());
+                    accepting.spawn(accept_all(listener, app, shutdown.clone(), on_failure));
                 }
                 Err(error) => log::error!("{address} cannot be served: {error}"),
             }
@@ -73,7 +81,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
     }
 
     fn name(&self) -> &str {
-        "data"
+        self.name
     }
 
     fn threads(&self) -> Option<usize> {
@@ -90,10 +98,11 @@ fn prepare(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(listener)
 }
 
-async fn accept_all<A: HttpServerApp + Send + Sync + 'static>(
+async fn accept_all<A: ServerApp + Send + Sync + 'static>(
     listener: tokio::net::TcpListener,
-    app: Arc<GuardedApp<A>>,
+    app: Arc<A>,
     mut shutdown: ShutdownWatch,
+    on_failure: OnFailure,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -105,12 +114,16 @@ async fn accept_all<A: HttpServerApp + Send + Sync + 'static>(
                 let (app, shutdown) = (app.clone(), shutdown.clone());
                 tokio::spawn(async move {
                     let socket = Box::new(Socket::new(stream, peer));
-                    app.process_new(socket, &shutdown).await;
+                    // What an application gives back is for more of the same.
+                    let mut next = app.process_new(socket, &shutdown).await;
+                    while let Some(stream) = next {
+                        next = app.process_new(stream, &shutdown).await;
+                    }
                 });
             }
             Err(error) if is_one_connections(&error) => {}
             Err(error) => {
-                app.could_not_accept(&error);
+                on_failure(&error);
                 tokio::select! {
                     () = sleep(PAUSE) => {}
                     _ = shutdown.wait_for(|stops| *stops) => return,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{Gateway, Upstream, eventually};
 
 /// Every operation the API has.
-const OPERATIONS: [(&str, &str); 21] = [
+const OPERATIONS: [(&str, &str); 23] = [
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/routes"),
@@ -29,6 +29,8 @@ const OPERATIONS: [(&str, &str); 21] = [
     ("get", "/metrics/summary"),
     ("get", "/metrics/latency"),
     ("get", "/config"),
+    ("get", "/config/history"),
+    ("post", "/config/history/{generation}"),
     ("post", "/reload"),
     ("post", "/upgrade"),
     ("get", "/openapi.json"),
@@ -61,10 +63,10 @@ fn the_document_names_every_operation_and_no_other() {
                 let parameters = operation["parameters"].as_array().expect(&place);
                 assert!(parameters.iter().any(|parameter| parameter["name"] == name), "{place}");
             }
-            // A reload takes nothing but the file.
-            if matches!(&**method, "put" | "post")
-                && !matches!(path.as_str(), "/reload" | "/upgrade")
-            {
+            // A reload takes nothing but the file, and going back nothing but a number.
+            let has_body =
+                !["/reload", "/upgrade", "/config/history/{generation}"].contains(&path.as_str());
+            if matches!(&**method, "put" | "post") && has_body {
                 let content = &operation["requestBody"]["content"]["application/json"];
                 assert!(content["schema"].is_object(), "{place}");
                 assert!(operation["responses"]["400"].is_object(), "{place}");

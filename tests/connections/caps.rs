@@ -71,6 +71,7 @@ fn connections_that_break_off_are_given_back() {
         assert_eq!(served(20, &gateway).len(), 20, "round {round}");
         gateway.series_once("gateway_connections", 0.0);
     }
+    assert!(!gateway.stderr().contains("ERROR"), "{}", gateway.stderr());
 }
 
 #[test]

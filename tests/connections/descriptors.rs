@@ -16,7 +16,7 @@ fn starved(upstream: &Upstream) -> Gateway {
             upstream.address()
         ))
         .routes("- {name: all, path: /, upstream: main, retry: {}}")
-        .descriptors(DESCRIPTORS)
+        .descriptors(DESCRIPTORS, DESCRIPTORS)
         .start()
 }
 
@@ -27,6 +27,18 @@ fn exhaust(gateway: &Gateway) -> Vec<TcpStream> {
         gateway.stderr().contains("failures to accept connections").then_some(())
     });
     streams
+}
+
+#[test]
+fn the_gateway_takes_as_many_descriptors_as_it_can_get() {
+    let upstream = Upstream::new();
+    let builder = Gateway::before(&upstream).descriptors(80, 1_000);
+    for (most, is_enough) in [(244, true), (245, false)] {
+        let gateway = builder.clone().server(&format!("max_connections: {most}")).start();
+        assert_eq!(gateway.descriptor_limit(), 1_000);
+        let warns = gateway.stderr().contains("1000 file descriptors");
+        assert_eq!(!warns, is_enough, "{}", gateway.stderr());
+    }
 }
 
 #[test]
@@ -69,8 +81,14 @@ fn a_request_that_finds_no_descriptor_is_held_against_nobody() {
     // Some health checks would have failed meanwhile.
     thread::sleep(Duration::from_millis(500));
     drop(streams);
-    assert_eq!(client.get("/x").status, 200, "neither circuit nor health nor ejection");
-    let series = gateway.series();
+    // A circuit would stay open for longer than this waits.
+    until("descriptors are free again", || {
+        let reply = client.get("/x");
+        let is_exhausted = || reply.json()["type"] == "urn:tollgate:problem:gateway-exhausted";
+        assert!(reply.status == 200 || is_exhausted(), "{}", reply.text());
+        (reply.status == 200).then_some(())
+    });
+    let series = gateway.series_once("gateway_connections", 1.0);
     assert!(series.value("gateway_circuit_state{circuit=\"main\"}") < 0.5);
     assert!((series.value("gateway_upstream_healthy{upstream=\"main\"}") - 1.0).abs() < 0.1);
     let connect = "gateway_upstream_attempts_total{outcome=\"connect\",upstream=\"main\"}";

@@ -8,14 +8,6 @@ use super::promql::metrics_of;
 use super::{file, yaml};
 use crate::support::{Gateway, Upstream};
 
-/// Metrics that are declared elsewhere at this moment.
-const PENDING: [&str; 4] = [
-    "gateway_accept_failures_total",
-    "gateway_connections",
-    "gateway_connections_closed_total",
-    "gateway_connections_total",
-];
-
 /// What Prometheus itself makes.
 const OF_PROMETHEUS: [&str; 1] = ["up"];
 
@@ -35,10 +27,7 @@ fn exposed() -> BTreeSet<String> {
     assert_eq!([gateway.get("/").status, gateway.get("/").status], [200, 429]);
     let series = gateway.series_once("gateway_requests_total{route=\"all\",status=\"429\"}", 1.0);
     let names = series.names().into_iter();
-    let mut names: BTreeSet<String> =
-        names.map(|sample| sample.split('{').next().unwrap().to_owned()).collect();
-    names.extend(PENDING.map(str::to_owned));
-    names
+    names.map(|sample| sample.split('{').next().unwrap().to_owned()).collect()
 }
 
 fn dashboard() -> Value {

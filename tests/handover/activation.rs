@@ -85,7 +85,7 @@ fn no_request_fails_while_the_service_restarts() {
             gateway = activated(&listener, folder.path(), "$$");
         }
     });
-    assert!(served > 20, "{served}");
+    assert!(served > 5, "one for each restart at least: {served}");
 }
 
 fn ready(admin: SocketAddr) -> bool {

@@ -67,6 +67,28 @@ fn a_request_in_flight_is_answered_by_the_process_that_took_it() {
 }
 
 #[test]
+fn a_web_socket_stays_with_the_old_process_until_it_ends() {
+    let acceptance = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let upstream = Upstream::answering(Answer::Upgrade(acceptance.to_owned()));
+    let mut old = upgradable(&upstream).start();
+    let mut socket = old.client();
+    socket.send(
+        "GET / HTTP/1.1\r\nHost: tollgate.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(socket.next_head().status(), 101);
+    let new = old.successor();
+    hand_over(&old);
+    until("the new process is ready", || (new.readiness() == Some(200)).then_some(()));
+    // Longer than what is silent may stay while the process drains.
+    assert!(old.exit_within(Duration::from_secs(1)).is_none());
+    socket.send("still here");
+    assert_eq!(socket.exactly(10), b"still here");
+    drop(socket);
+    assert!(old.exit_within(DEADLINE).is_some(), "nothing is left");
+}
+
+#[test]
 fn without_a_successor_the_old_process_goes_on_and_says_so() {
     let upstream = Upstream::new();
     let mut gateway = upgradable(&upstream).start();

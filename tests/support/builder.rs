@@ -25,7 +25,7 @@ pub struct GatewayBuilder {
     limiter: String,
     state_dir: String,
     env: Vec<(String, String)>,
-    descriptors: Option<u32>,
+    descriptors: Option<[u32; 2]>,
 }
 
 impl Default for GatewayBuilder {
@@ -113,9 +113,10 @@ impl GatewayBuilder {
         self
     }
 
-    /// File descriptors the process may have; without it as many as the test's own.
-    pub fn descriptors(mut self, most: u32) -> Self {
-        self.descriptors = Some(most);
+    /// File descriptors the process may have, at first and after it has asked for all it can
+    /// get; without it as many as the test's own.
+    pub fn descriptors(mut self, soft: u32, hard: u32) -> Self {
+        self.descriptors = Some([soft, hard]);
         self
     }
 

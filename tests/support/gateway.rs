@@ -54,13 +54,13 @@ impl Gateway {
     pub(super) fn launch(
         yaml: &str,
         env: &[(String, String)],
-        descriptors: Option<u32>,
+        descriptors: Option<[u32; 2]>,
         at: [SocketAddr; 3],
     ) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         fs::write(dir.path().join("tollgate.yaml"), yaml).expect("the configuration");
         let mut command = match descriptors {
-            Some(most) => limited_command(dir.path(), most),
+            Some(limits) => limited_command(dir.path(), limits),
             None => command(dir.path()),
         };
         command.args(["run", "-c", "tollgate.yaml"]);
@@ -205,6 +205,14 @@ impl Gateway {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
+    }
+
+    /// How many file descriptors it may have.
+    #[track_caller]
+    pub fn descriptor_limit(&self) -> u32 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
     }
 
     /// The processor time it has used so far, to a hundredth of a second.
@@ -360,9 +368,9 @@ pub fn command(dir: &Path) -> Command {
 
 /// The binary in a process that may have so many descriptors. The shell becomes the binary,
 /// so signals reach that.
-fn limited_command(dir: &Path, descriptors: u32) -> Command {
+fn limited_command(dir: &Path, [soft, hard]: [u32; 2]) -> Command {
     let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""));
+    command.arg("-c").arg(format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""));
     command.arg(env!("CARGO_BIN_EXE_tollgate"));
     prepared(command, dir)
 }

@@ -83,7 +83,7 @@ impl Stage {
 
     fn load(&self, rate: u32) -> Load {
         let address = self.listeners.data;
-        Load::start(Plan { address, path: PATH, clients: &[OPEN_CLIENT], rate })
+        Load::start(Plan { address, path: PATH, clients: &[OPEN_CLIENT], rate, fresh_every: 0 })
     }
 
     /// What the gateway makes of a server: `up`, or why it is not asked.

@@ -5,4 +5,6 @@ pub(crate) mod black_hole;
 pub(crate) mod findings;
 pub(crate) mod origin;
 pub(crate) mod overload;
+pub(crate) mod reloads;
 mod steady;
+pub(crate) mod successions;

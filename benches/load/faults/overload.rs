@@ -40,8 +40,13 @@ pub(crate) fn measure(bench: &Bench<'_>) -> anyhow::Result<Findings> {
     })
     .context("the gateway did not start")?;
 
-    let load =
-        Load::start(Plan { address: listeners.data, path: PATH, clients: &TIERS, rate: RATE });
+    let load = Load::start(Plan {
+        address: listeners.data,
+        path: PATH,
+        clients: &TIERS,
+        rate: RATE,
+        fresh_every: 0,
+    });
     thread::sleep(WARM_UP);
     let (begun, at_begin) = (Instant::now(), server.counts()?);
     thread::sleep(LENGTH);

@@ -2,6 +2,7 @@
 //! latency counts from when it was due, not from when the client came to send it. A client
 //! that waits, as wrk does, sends less while answers are slow and so hides what it measures.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// Requests under way at a time; one more counts as failed.
 const MAX_UNDER_WAY: usize = 4000;
 /// A load that nobody stops ends by itself.
-const MAX_LENGTH: Duration = Duration::from_secs(60);
+const MAX_LENGTH: Duration = Duration::from_secs(180);
 
 /// What to send.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) clients: &'static [&'static str],
     /// Requests per second.
     pub(crate) rate: u32,
+    /// Each so-manieth request comes on a connection of its own; 0: none does.
+    pub(crate) fresh_every: u32,
 }
 
 /// One request and what came of it.
@@ -98,7 +101,8 @@ async fn run(plan: &Plan, is_stopped: &AtomicBool) -> anyhow::Result<Vec<Shot>> 
         }
         let index = number as usize % plan.clients.len();
         if under_way.len() < MAX_UNDER_WAY {
-            under_way.spawn(client.clone().shoot(index, due));
+            let is_fresh = plan.fresh_every > 0 && number % plan.fresh_every == 0;
+            under_way.spawn(client.clone().shoot(index, is_fresh, due));
         } else {
             shots.push(Shot { due, took: Duration::ZERO, client: index, status: None });
         }
@@ -125,16 +129,27 @@ impl Client {
         Self { address: plan.address, requests, idle: Mutex::default() }
     }
 
-    async fn shoot(self: Arc<Self>, client: usize, due: Instant) -> Shot {
-        let answer = tokio::time::timeout(ANSWER_DEADLINE, self.ask(client)).await;
+    async fn shoot(self: Arc<Self>, client: usize, is_fresh: bool, due: Instant) -> Shot {
+        let answer = tokio::time::timeout(ANSWER_DEADLINE, self.ask(client, is_fresh)).await;
         let status = answer.ok().and_then(Result::ok);
         Shot { due, took: due.elapsed(), client, status }
     }
 
-    /// Asks once and keeps the connection.
-    async fn ask(&self, client: usize) -> anyhow::Result<u16> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut stream = match kept {
+    /// A connection that is still open, as any client would look before it uses one.
+    fn kept(&self) -> Option<TcpStream> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let stream = idle.pop()?;
+            if matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+            {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Asks once, and keeps the connection unless it was to be a fresh one.
+    async fn ask(&self, client: usize, is_fresh: bool) -> anyhow::Result<u16> {
+        let mut stream = match (!is_fresh).then(|| self.kept()).flatten() {
             Some(stream) => stream,
             None => {
                 let stream = TcpStream::connect(self.address).await?;
@@ -145,7 +160,7 @@ impl Client {
         let request = self.requests.get(client).context("no such client")?;
         stream.write_all(request).await?;
         let answer = read_answer(&mut stream).await?;
-        if answer.header("connection").is_none_or(|value| value != "close") {
+        if !is_fresh && answer.header("connection").is_none_or(|value| value != "close") {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
         }
         Ok(answer.status)

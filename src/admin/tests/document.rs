@@ -5,7 +5,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Every operation there is: method, path, statuses its description must have.
-const OPERATIONS: [(&str, &str, &str); 21] = [
+const OPERATIONS: [(&str, &str, &str); 23] = [
     ("get", "/health", "200 500 503"),
     ("get", "/ready", "200 500 503"),
     ("get", "/routes", "200 401 500"),
@@ -24,6 +24,8 @@ const OPERATIONS: [(&str, &str, &str); 21] = [
     ("get", "/metrics/summary", "200 401 500"),
     ("get", "/metrics/latency", "200 401 500"),
     ("get", "/config", "200 401 500"),
+    ("get", "/config/history", "200 401 500"),
+    ("post", "/config/history/{generation}", "200 400 401 403 404 500"),
     ("post", "/reload", "200 401 403 409 422 500"),
     ("post", "/upgrade", "200 401 403 409 500"),
     ("get", "/openapi.json", "200 401 500"),

@@ -304,7 +304,7 @@ async fn what_is_not_there_is_a_problem_and_a_wrong_method_is_told_the_right_one
         "/upstreams/users",
         "/explain",
         "/blocks",
-        "/config/history",
+        "/config/history/",
         "/docs/nothing",
         "/docs/../etc/passwd",
         "/openapi.yaml",

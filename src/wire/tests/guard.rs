@@ -139,8 +139,6 @@ impl Answers for Recorder {
     fn ended(&self, why: Ending) {
         self.ended.lock().unwrap().push(why);
     }
-
-    fn could_not_accept(&self, _error: &io::Error) {}
 }
 
 /// A client, and the guard that its connection is read through.

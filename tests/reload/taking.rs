@@ -1,21 +1,13 @@
-//! A new configuration takes the place of the old one, or nothing changes; either way nobody
-//! who is being served notices.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what tests share fails them by panicking"
-)]
-
-mod support;
+//! The transaction: all of a file or nothing of it, and what stays as it was.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Answer, Gate, Gateway, GatewayBuilder, Upstream, ok, run_to_exit, until};
+use crate::support::{
+    self, Answer, Gate, Gateway, GatewayBuilder, Upstream, ok, run_to_exit, until,
+};
 
 const GENERATION: &str = "gateway_config_generation";
 
@@ -185,12 +177,38 @@ fn what_cannot_change_while_it_runs_is_answered_as_such() {
     let warnings = reply["warnings"].as_array().unwrap();
     let told = |warning: &serde_json::Value| {
         let text = warning.as_str().unwrap();
-        text.contains("server.workers") && text.contains("after a restart")
+        text.contains("server.workers")
+            && text.contains("after a restart")
+            && text.contains("tollgate upgrade")
     };
     assert!(warnings.iter().any(told), "{reply}");
     assert_eq!(gateway.get("/alive").json()["ready"], true, "what can change has");
     let config = gateway.admin_get("/config").json();
     assert_eq!(config["server"]["workers"], 1, "in effect is what was");
+}
+
+#[test]
+fn a_web_socket_lives_through_reloads_even_of_its_route_and_upstream() {
+    let acceptance = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let upstream = Upstream::answering(Answer::Upgrade(acceptance.to_owned()));
+    let (other, elsewhere) = named("elsewhere");
+    let gateway = route(&upstream, "").start();
+    let mut socket = gateway.client();
+    socket.send(
+        "GET / HTTP/1.1\r\nHost: tollgate.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(socket.next_head().status(), 101);
+    for round in 1..=10 {
+        match round % 2 {
+            0 => gateway.rewrite(&route(&upstream, &format!(", timeout: {round}s"))),
+            _ => gateway.rewrite(&elsewhere),
+        }
+        assert_eq!(gateway.reload().status, 200);
+        socket.send("still here");
+        assert_eq!(socket.exactly(10), b"still here", "after {round} reloads");
+    }
+    assert_eq!(other.requests().len(), 0);
 }
 
 #[test]
