@@ -204,7 +204,7 @@ fn a_claim_that_was_never_finished_is_in_nobodys_way() {
     use crate::store::set::{PENDING, SLOTS_PER_SET, Set, Slot};
     let folder = folder();
     let killed = FIRST.open(folder.path());
-    let keys: Vec<Key> = (0..500).map(|client| killed.key(client)).collect();
+    let keys: Vec<Key> = (0..150).map(|client| killed.key(client)).collect();
     // Announced in every slot there is, for each key also in a second one.
     for (number, set) in killed.limiter.table().sets().iter().enumerate() {
         let here = keys.iter().filter(|key| key.set() % (SLOTS / SLOTS_PER_SET) == number);
@@ -216,10 +216,10 @@ fn a_claim_that_was_never_finished_is_in_nobodys_way() {
     }
     drop(killed);
     let next = FIRST.later(SECOND).open(folder.path());
-    for client in 0..500 {
+    for client in 0..150 {
         assert!(next.charge(client, 999) && next.charge(client, 1) && !next.charge(client, 1));
     }
-    assert_eq!(next.limiter.table().used_slots(next.now), 500);
+    assert_eq!(next.limiter.table().used_slots(next.now), 150);
 }
 
 #[test]
@@ -251,11 +251,11 @@ fn a_table_of_another_size_keeps_who_is_limited() {
         assert!(FIRST.open(folder.path()).charge(1, 900));
     }
     let served = FIRST.open(folder.path());
-    (1_000..1_400).for_each(|client| assert!(served.charge(client, 1)));
+    (1_000..1_150).for_each(|client| assert!(served.charge(client, 1)));
     drop(served);
     let served = FIRST.open_with(folder.path(), 16, false);
     assert!(
-        served.warnings[0].contains("386 buckets did not fit into 16"),
+        served.warnings[0].contains("136 buckets did not fit into 16"),
         "{:?}",
         served.warnings
     );
