@@ -72,7 +72,7 @@ struct Trial {
 }
 
 /// Finer than this nobody needs to know when something was reloaded.
-fn rounded(at: Timestamp) -> Timestamp {
+pub(super) fn rounded(at: Timestamp) -> Timestamp {
     at.round(Unit::Millisecond).unwrap_or(at)
 }
 

@@ -59,7 +59,8 @@ pub enum ReloadResult {
 }
 
 impl ReloadResult {
-    const ALL: [ReloadResult; 3] =
+    /// All of them.
+    pub const ALL: [ReloadResult; 3] =
         [ReloadResult::Ok, ReloadResult::Rejected, ReloadResult::RolledBack];
 
     /// Its name in metrics and JSON.
