@@ -281,7 +281,7 @@ impl Reloader {
         };
         let (reloader, why) = (self.clone(), why.cloned());
         let old = spawn_blocking(move || reloader.swap(next, entry, why.as_ref())).await?;
-        tokio::spawn(let_go(old));
+        tokio::spawn(self.clone().let_go(old));
         Ok(reloaded)
     }
 
@@ -339,6 +339,18 @@ impl Reloader {
         old
     }
 
+    /// Holds an old generation until its last request has ended, so that the work of dropping it
+    /// is not that request's.
+    async fn let_go(self: Arc<Self>, old: Arc<Generation>) {
+        while Arc::strong_count(&old) > 1 {
+            sleep(SWEEP).await;
+        }
+        // Nobody can take hold of it any more, and meanwhile no other one is prepared.
+        let _turn = self.turn.lock().await;
+        let gateway = self.gateway.clone();
+        let _ = spawn_blocking(move || gateway.let_go(old)).await;
+    }
+
     fn log_taken(&self, cause: Cause, reloaded: &Reloaded) {
         let Reloaded { generation, changed, warnings } = reloaded;
         for warning in warnings {
@@ -374,16 +386,6 @@ fn digest(read: &Result<String, LoadError>) -> u64 {
     let mut hasher = DefaultHasher::new();
     read.as_ref().map_err(ToString::to_string).hash(&mut hasher);
     hasher.finish()
-}
-
-/// Holds an old generation until its last request has ended, so that the work of dropping it
-/// is not that request's.
-async fn let_go(old: Arc<Generation>) {
-    while Arc::strong_count(&old) > 1 {
-        sleep(SWEEP).await;
-    }
-    // Nobody can take hold of it any more.
-    let _ = spawn_blocking(move || drop(old)).await;
 }
 
 #[cfg(test)]
