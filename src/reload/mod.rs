@@ -290,7 +290,7 @@ impl Reloader {
         let (Loaded { mut config, mut warnings }, source) = match origin {
             Origin::File => {
                 let file = self.file.as_deref().ok_or(Rejected::NoFile)?;
-                let read = config::read(file);
+                let read = self.read(file);
                 self.record().read = Some(digest(&read));
                 let text = read?;
                 (config::check_text(&text)?, Source::Text(text.into()))
