@@ -69,9 +69,8 @@ impl Reloader {
             }
             let reloader = self.clone();
             if spawn_blocking(move || reloader.is_file_new()).await.unwrap_or(false) {
-                let order = Order { cause: Cause::WatchFile, origin: Origin::File, why: None };
                 // It has said in the log what came of it.
-                let _ = self.carry_out(order).await;
+                let _ = self.reload_for(Cause::WatchFile).await;
             }
         }
     }
