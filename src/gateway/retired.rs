@@ -23,17 +23,17 @@ impl Retired {
 }
 
 impl Gateway {
-    /// Drops a generation whose last request has ended. The metrics lose the series of names
-    /// that neither the current generation has nor any that is held still, whose requests count
-    /// under them. Takes milliseconds where there are thousands of routes.
+    /// To be called before a generation is dropped whose last request has ended: the metrics lose
+    /// the series of its names that neither the current generation has nor any that is held
+    /// still, whose requests count under them. Takes milliseconds for thousands of routes.
     ///
     /// Not while another is [prepared](Gateway::prepare): that one has its handles already and
     /// cannot be found here.
-    pub fn let_go(&self, old: Arc<Generation>) {
+    pub fn let_go(&self, old: &Arc<Generation>) {
         let current = self.generation();
         let held = self.retired.held();
-        let others = held.iter().filter(|other| !Arc::ptr_eq(other, &old));
-        let mut gone = names(&old);
+        let others = held.iter().filter(|other| !Arc::ptr_eq(other, old));
+        let mut gone = names(old);
         for other in [&current].into_iter().chain(others) {
             if gone.is_empty() {
                 return;

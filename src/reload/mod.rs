@@ -328,7 +328,7 @@ impl Reloader {
         // Nobody can take hold of it any more, and meanwhile no other one is prepared.
         let _turn = self.turn.lock().await;
         let gateway = self.gateway.clone();
-        let _ = spawn_blocking(move || gateway.let_go(old)).await;
+        let _ = spawn_blocking(move || gateway.let_go(&old)).await;
     }
 
     fn log_taken(&self, cause: Cause, reloaded: &Reloaded) {

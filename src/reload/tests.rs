@@ -3,6 +3,7 @@
 use super::*;
 use crate::metrics::Metrics;
 use crate::store::key::KeyHasher;
+use prometheus::proto::MetricFamily;
 use std::fs;
 use std::sync::Weak;
 use tempfile::TempDir;
@@ -48,7 +49,7 @@ impl Rig {
     /// The values of the series with this label.
     fn series(&self, label: &str, value: &str) -> Vec<f64> {
         let families = self.registry.gather();
-        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let metrics = families.iter().flat_map(MetricFamily::get_metric);
         let named = metrics.filter(|metric| {
             metric.get_label().iter().any(|has| has.name() == label && has.value() == value)
         });
