@@ -1,16 +1,20 @@
 //! `/health` and `/ready`: for orchestrators and load balancers.
 
+use super::history::rounded;
 use super::{AdminState, App};
 use crate::clock;
 use crate::lifecycle::Stage;
+use crate::metrics::ReloadResult;
 use crate::registry::Condition;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 /// How the gateway is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,19 +42,18 @@ struct LastReload {
     at: Timestamp,
     /// `ok`; `rejected`: what served before serves on; `rolled_back`: it served, a route
     /// failed, and what served before serves again.
-    #[schema(value_type = ReloadOutcome)]
+    #[schema(value_type = ReloadResult)]
     result: &'static str,
 }
 
-/// The outcomes of a reload, for the OpenAPI document.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes a value in the OpenAPI document")]
-enum ReloadOutcome {
-    Ok,
-    Rejected,
-    RolledBack,
+impl utoipa::PartialSchema for ReloadResult {
+    fn schema() -> RefOr<Schema> {
+        let labels = ReloadResult::ALL.map(ReloadResult::label);
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(labels)).into()
+    }
 }
+
+impl ToSchema for ReloadResult {}
 
 /// `ok` when every server of every upstream is healthy, no circuit refuses requests, and the
 /// registry has lost nothing and can be written.
@@ -155,10 +158,10 @@ fn observe(app: &AdminState, stage: Stage) -> Health {
         uptime_seconds: app.gateway.lifecycle.uptime().as_secs(),
         generation: generation.number,
         pid: std::process::id(),
-        last_reload: app.reloader.last().map(|(at, result)| LastReload {
-            at: at.round(Unit::Millisecond).unwrap_or(at),
-            result: result.label(),
-        }),
+        last_reload: app
+            .reloader
+            .last()
+            .map(|(at, result)| LastReload { at: rounded(at), result: result.label() }),
     }
 }
 

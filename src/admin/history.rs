@@ -72,7 +72,7 @@ struct Trial {
 }
 
 /// Finer than this nobody needs to know when something was reloaded.
-fn rounded(at: Timestamp) -> Timestamp {
+pub(super) fn rounded(at: Timestamp) -> Timestamp {
     at.round(Unit::Millisecond).unwrap_or(at)
 }
 
@@ -158,6 +158,8 @@ impl IntoResponses for NotRestored {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         let wrong = described("What is in the path is no number. Nothing changed.");
         let missing = described("The generation is not, or no longer, kept. Nothing changed.");
-        [("400".to_owned(), wrong.into()), ("404".to_owned(), missing.into())].into()
+        let busy = described("Too many others go back at this moment. Nothing changed.");
+        let answers = [("400", wrong), ("404", missing), ("429", busy)];
+        answers.map(|(status, answer)| (status.to_owned(), answer.into())).into()
     }
 }

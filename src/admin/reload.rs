@@ -3,7 +3,7 @@
 use super::problem::{Problem, described};
 use super::{AdminState, App};
 use crate::config::{Finding, LoadError};
-use crate::reload::{Rejected, Reloaded};
+use crate::reload::{self, Rejected, Reloaded};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -43,7 +43,7 @@ pub(super) async fn reload(State(app): App) -> Response {
 }
 
 /// The answer to whoever asked for a reload.
-pub(super) fn answer(app: &AdminState, result: Result<Reloaded, Rejected>) -> Response {
+pub(super) fn answer(app: &AdminState, result: reload::Outcome) -> Response {
     match result {
         Ok(reloaded) => Json(outcome(app, reloaded)).into_response(),
         Err(why) => problem(app, &why).into_response(),
@@ -69,6 +69,7 @@ fn problem(app: &AdminState, why: &Rejected) -> Problem {
         }
         Rejected::Load(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
         Rejected::NotKept { .. } => Problem::missing("generation", why.to_string()),
+        Rejected::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, why.to_string()),
         Rejected::NoFile => Problem::new(StatusCode::CONFLICT, detail),
         Rejected::Broken(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail),
     }

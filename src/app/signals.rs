@@ -146,8 +146,7 @@ impl Signals {
 
     /// What comes of it is in the log.
     fn reload(&self) {
-        let reloader = self.reloader.clone();
-        tokio::spawn(async move { reloader.reload().await });
+        self.reloader.ask_reload();
     }
 
     /// What comes of it is in the log.

@@ -11,6 +11,7 @@ pub mod hitters;
 mod outcomes;
 pub mod refused;
 pub mod registry_metrics;
+mod retired;
 pub mod table_metrics;
 
 use crate::config::{self, Config};
@@ -31,6 +32,7 @@ use http::HeaderValue;
 pub use outcomes::Outcomes;
 use prometheus::IntCounter;
 use refused::RefusedRing;
+use retired::Retired;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -41,6 +43,7 @@ pub const TIER_POLICY: &str = "tier";
 /// State that outlives a configuration, and the current generation.
 pub struct Gateway {
     generation: ArcSwap<Generation>,
+    retired: Retired,
     /// The buckets.
     pub limiter: Limiter,
     /// Changes to clients made at run time.
@@ -70,6 +73,7 @@ impl Gateway {
         expose(&metrics, &generation);
         Gateway {
             generation: ArcSwap::from_pointee(generation),
+            retired: Retired::default(),
             limiter,
             registry: Registry::default(),
             client_places: ClientPlaces::new(),
@@ -100,11 +104,12 @@ impl Gateway {
     /// Lets `next` serve: every request that begins from now on is decided by it. What only the
     /// old one had is let go of once its last request has ended.
     ///
-    /// The old one is handed back: whoever drops the last hold on a large one spends
-    /// milliseconds on it, which should not be a request's.
+    /// The old one is handed back, to be [let go of](Gateway::let_go): whoever drops the last
+    /// hold on a large one spends milliseconds on it, which should not be a request's.
     pub fn swap(&self, next: Generation) -> Arc<Generation> {
         let next = Arc::new(next);
         let old = self.generation.swap(next.clone());
+        self.retired.push(&old);
         // There may be thousands of them: a set, or each would be compared with each.
         let kept: HashSet<*const Upstream> = next.upstreams.iter().map(Arc::as_ptr).collect();
         for upstream in &old.upstreams {

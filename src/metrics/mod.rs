@@ -6,6 +6,7 @@
 
 mod connections;
 mod route;
+mod series;
 mod upstream;
 
 pub use connections::ConnectionMetrics;
@@ -15,7 +16,10 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 pub use route::{InflightGuard, Latencies, RouteMetrics};
+pub use series::Names;
+use series::Removed;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use upstream::UpstreamFamilies;
 pub use upstream::{
     AttemptMetrics, AttemptOutcome, CircuitMetrics, ConcurrencyMetrics, ServerMetrics,
@@ -46,6 +50,7 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
+    removed: Mutex<Removed>,
 }
 
 /// What a reload came to.
@@ -60,7 +65,8 @@ pub enum ReloadResult {
 }
 
 impl ReloadResult {
-    const ALL: [ReloadResult; 3] =
+    /// All of them.
+    pub const ALL: [ReloadResult; 3] =
         [ReloadResult::Ok, ReloadResult::Rejected, ReloadResult::RolledBack];
 
     /// Its name in metrics and JSON.
@@ -142,6 +148,7 @@ impl Metrics {
             },
             connections: ConnectionMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
+            removed: Mutex::default(),
         })
     }
 
@@ -156,7 +163,7 @@ impl Metrics {
         )
     }
 
-    /// Requests in flight on all routes there are or were.
+    /// Requests in flight on all routes, also on those that are no more.
     pub fn inflight(&self) -> i64 {
         let families = self.inflight.collect();
         let metrics = families.iter().flat_map(MetricFamily::get_metric);
@@ -198,23 +205,30 @@ impl Metrics {
         self.upstream.servers(upstream)
     }
 
-    /// Requests answered so far, as (status, count) for each route.
+    /// Requests answered so far, as (status, count) for each route there is, and then for all
+    /// that are no more.
     pub fn requests_by_status(&self) -> Vec<(u16, u64)> {
+        let removed = self.removed();
         let families = self.requests.collect();
         let metrics = families.iter().flat_map(MetricFamily::get_metric);
-        metrics
-            .filter_map(|metric| {
-                let label = metric.get_label().iter().find(|label| label.name() == "status")?;
-                Some((label.value().parse().ok()?, metric.get_counter().value() as u64))
-            })
-            .collect()
+        let counts = metrics.filter_map(|metric| {
+            let label = metric.get_label().iter().find(|label| label.name() == "status")?;
+            Some((label.value().parse().ok()?, metric.get_counter().value() as u64))
+        });
+        counts.chain(removed.requests.iter().map(|(status, count)| (*status, *count))).collect()
     }
 
-    /// Refusals with 429 so far, over all routes, tiers and policies.
+    /// Refusals with 429 so far, over all routes, tiers and policies there are and were.
     pub fn rate_limited_total(&self) -> u64 {
+        let removed = self.removed();
         let families = self.rate_limited.collect();
         let metrics = families.iter().flat_map(MetricFamily::get_metric);
-        metrics.map(|metric| metric.get_counter().value() as u64).sum()
+        let counted: u64 = metrics.map(|metric| metric.get_counter().value() as u64).sum();
+        counted + removed.rate_limited
+    }
+
+    fn removed(&self) -> MutexGuard<'_, Removed> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

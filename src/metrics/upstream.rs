@@ -1,6 +1,6 @@
 //! What is measured of upstreams: attempts, circuits, places and servers.
 
-use super::add;
+use super::{Names, add};
 use crate::policy::breaker::State;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
@@ -38,6 +38,9 @@ impl AttemptOutcome {
         }
     }
 }
+
+/// In the order of their numbers.
+const CIRCUIT_STATES: [State; 3] = [State::Closed, State::Open, State::HalfOpen];
 
 /// The families of everything that belongs to an upstream.
 pub(super) struct UpstreamFamilies {
@@ -107,7 +110,7 @@ impl UpstreamFamilies {
     pub(super) fn circuit(&self, name: &str) -> CircuitMetrics {
         CircuitMetrics {
             state: self.circuit_state.with_label_values(&[name]),
-            transitions: [State::Closed, State::Open, State::HalfOpen]
+            transitions: CIRCUIT_STATES
                 .map(|to| self.circuit_transitions.with_label_values(&[name, to.label()])),
         }
     }
@@ -123,6 +126,28 @@ impl UpstreamFamilies {
         ServerMetrics {
             healthy: self.healthy.with_label_values(&[upstream]),
             ejected: self.ejected.with_label_values(&[upstream]),
+        }
+    }
+
+    /// Takes away all series of these names.
+    pub(super) fn remove(&self, gone: &Names<'_>) {
+        // Those it does not have are gone as well.
+        for upstream in &gone.upstreams {
+            for outcome in AttemptOutcome::ALL {
+                let _ = self.attempts.remove_label_values(&[*upstream, outcome.label()]);
+            }
+            let _ = self.healthy.remove_label_values(&[upstream]);
+            let _ = self.ejected.remove_label_values(&[upstream]);
+        }
+        for upstream in &gone.bounded {
+            let _ = self.places_used.remove_label_values(&[upstream]);
+            let _ = self.waiting.remove_label_values(&[upstream]);
+        }
+        for circuit in &gone.circuits {
+            for to in CIRCUIT_STATES {
+                let _ = self.circuit_transitions.remove_label_values(&[*circuit, to.label()]);
+            }
+            let _ = self.circuit_state.remove_label_values(&[circuit]);
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What goes on between reloads: the configuration on trial is watched, and the file.
 
-use super::file_watch::{Act, Stamp};
+use super::file_watch::{Act, FileWatch, Stamp};
 use super::history::Cause;
 use super::trial::Risen;
 use super::{Order, Origin, Reloader, digest};
 use crate::clock;
-use crate::config;
+use crate::config::{self, LoadError};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -69,9 +69,8 @@ impl Reloader {
             }
             let reloader = self.clone();
             if spawn_blocking(move || reloader.is_file_new()).await.unwrap_or(false) {
-                let order = Order { cause: Cause::WatchFile, origin: Origin::File, why: None };
                 // It has said in the log what came of it.
-                let _ = self.carry_out(order).await;
+                let _ = self.reload_for(Cause::WatchFile).await;
             }
         }
     }
@@ -80,10 +79,7 @@ impl Reloader {
     pub(super) fn is_file_new(&self) -> bool {
         let Some(file) = &self.file else { return false };
         let stamp = Stamp::of(file);
-        let act = {
-            let mut watch = self.file_watch.lock().unwrap_or_else(PoisonError::into_inner);
-            watch.look(stamp.as_ref().ok().copied())
-        };
+        let act = self.watch().look(stamp.as_ref().ok().copied());
         match act {
             Act::Wait => false,
             Act::Miss => {
@@ -91,7 +87,7 @@ impl Reloader {
                 false
             }
             Act::Read => {
-                let read = config::read(file);
+                let read = self.read(file);
                 let before = self.record().read;
                 let now = digest(&read);
                 match before {
@@ -107,6 +103,21 @@ impl Reloader {
                 }
             }
         }
+    }
+
+    /// Reads the file. Where it is there and cannot be read, for want of file descriptors or by
+    /// a disk's error, the watch forgets that it was to be read: the next look tries again. It
+    /// is news only once, since what was read last is compared.
+    pub(super) fn read(&self, file: &Path) -> Result<String, LoadError> {
+        let read = config::read(file);
+        if matches!(read, Err(LoadError::Unreadable(..))) {
+            self.watch().forget();
+        }
+        read
+    }
+
+    fn watch(&self) -> MutexGuard<'_, FileWatch> {
+        self.file_watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the configuration that serves is what this text says, as far as it can change.

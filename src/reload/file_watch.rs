@@ -70,6 +70,11 @@ impl FileWatch {
         self.read = stamp;
         Act::Read
     }
+
+    /// Takes back that it was read: the next look reads it again.
+    pub(super) fn forget(&mut self) {
+        self.read = None;
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +120,20 @@ mod tests {
         for (number, (stamp, act)) in looks.into_iter().enumerate() {
             assert_eq!(watch.look(stamp), act, "look {number}");
         }
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_again() {
+        let mut watch = FileWatch::default();
+        let mut look = |is_readable: bool| {
+            let act = watch.look(stamp(1, 5));
+            if act == Act::Read && !is_readable {
+                watch.forget();
+            }
+            act
+        };
+        assert_eq!([look(true), look(false), look(false)], [Act::Wait, Act::Read, Act::Read]);
+        assert_eq!([look(true), look(true)], [Act::Read, Act::Wait]);
     }
 
     #[test]

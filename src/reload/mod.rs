@@ -7,10 +7,12 @@ mod attend;
 mod file_watch;
 mod history;
 mod progress;
+mod queue;
 mod trial;
 
 pub use history::{Cause, Entry, KEPT, Rejection};
 pub use progress::{Phase, Progress};
+pub use queue::Outcome;
 pub use trial::OnTrial;
 
 use crate::clock;
@@ -21,6 +23,7 @@ use file_watch::FileWatch;
 use history::{History, Kept, Source};
 use jiff::Timestamp;
 use progress::Teller;
+use queue::Queue;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,12 +42,13 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Replaces the gateway's configuration: by what its file says now, or by one that served
-/// before. One reload at a time; others wait.
+/// before. One reload at a time; a bounded number of others waits.
 pub struct Reloader {
     gateway: Arc<Gateway>,
     /// None: it was started without a file.
     file: Option<PathBuf>,
     turn: sync::Mutex<()>,
+    queue: Queue,
     progress: Teller,
     /// Held for as long as counts are compared or entries pushed; never while waiting.
     record: Mutex<Record>,
@@ -62,7 +66,7 @@ struct Record {
 }
 
 /// A reload that was taken.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reloaded {
     /// The number of the generation that serves now.
     pub generation: u64,
@@ -89,9 +93,18 @@ pub enum Rejected {
         /// What there is.
         kept: Vec<u64>,
     },
+    /// So many operators go back at once that this one was not even begun.
+    #[error("other generations are being gone back to already; try again later")]
+    Busy,
     /// A fault of the gateway itself.
     #[error("the new configuration could not be built: {0}")]
-    Broken(#[from] JoinError),
+    Broken(String),
+}
+
+impl From<JoinError> for Rejected {
+    fn from(error: JoinError) -> Rejected {
+        Rejected::Broken(error.to_string())
+    }
 }
 
 fn numbers(numbers: &[u64]) -> String {
@@ -151,6 +164,7 @@ impl Reloader {
             gateway,
             file,
             turn: sync::Mutex::new(()),
+            queue: Queue::default(),
             progress: Teller::new(),
             record: Mutex::new(record),
             file_watch: Mutex::default(),
@@ -187,42 +201,8 @@ impl Reloader {
         self.record().trials.current(clock::now_ns())
     }
 
-    /// Reads the file and swaps what it says in. Log and metrics tell what came of it. It goes on
-    /// to its end also when nobody waits for that any more.
-    ///
-    /// # Errors
-    /// Why the old configuration serves on.
-    pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, Rejected> {
-        self.carry_out(Order { cause: Cause::Reload, origin: Origin::File, why: None }).await
-    }
-
-    /// Goes back to the configuration of one of the last generations, as a new one. The file is
-    /// not changed: the next reload reads it.
-    ///
-    /// # Errors
-    /// Why the configuration that serves serves on.
-    pub async fn restore(self: &Arc<Self>, generation: u64) -> Result<Reloaded, Rejected> {
-        let (found, kept) = {
-            let record = self.record();
-            (record.history.find(generation), record.history.kept())
-        };
-        let source = found.ok_or(Rejected::NotKept { generation, kept })?.source;
-        let cause = Cause::Restored { to: generation };
-        self.carry_out(Order { cause, origin: Origin::Kept(source), why: None }).await
-    }
-
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn carry_out(self: &Arc<Self>, order: Order) -> Result<Reloaded, Rejected> {
-        let reloader = self.clone();
-        // A client that goes away ends the handler that waits here, not the reload.
-        let task = tokio::spawn(async move {
-            let _turn = reloader.turn.lock().await;
-            reloader.take_turn(order).await
-        });
-        task.await?
     }
 
     /// Carries an order out; whose turn it is must be settled.
@@ -281,7 +261,7 @@ impl Reloader {
         };
         let (reloader, why) = (self.clone(), why.cloned());
         let old = spawn_blocking(move || reloader.swap(next, entry, why.as_ref())).await?;
-        tokio::spawn(let_go(old));
+        tokio::spawn(self.clone().let_go(old));
         Ok(reloaded)
     }
 
@@ -290,7 +270,7 @@ impl Reloader {
         let (Loaded { mut config, mut warnings }, source) = match origin {
             Origin::File => {
                 let file = self.file.as_deref().ok_or(Rejected::NoFile)?;
-                let read = config::read(file);
+                let read = self.read(file);
                 self.record().read = Some(digest(&read));
                 let text = read?;
                 (config::check_text(&text)?, Source::Text(text.into()))
@@ -339,6 +319,18 @@ impl Reloader {
         old
     }
 
+    /// Holds an old generation until its last request has ended, so that the work of dropping it
+    /// is not that request's.
+    async fn let_go(self: Arc<Self>, old: Arc<Generation>) {
+        while Arc::strong_count(&old) > 1 {
+            sleep(SWEEP).await;
+        }
+        // Nobody can take hold of it any more, and meanwhile no other one is prepared.
+        let _turn = self.turn.lock().await;
+        let gateway = self.gateway.clone();
+        let _ = spawn_blocking(move || gateway.let_go(&old)).await;
+    }
+
     fn log_taken(&self, cause: Cause, reloaded: &Reloaded) {
         let Reloaded { generation, changed, warnings } = reloaded;
         for warning in warnings {
@@ -374,16 +366,6 @@ fn digest(read: &Result<String, LoadError>) -> u64 {
     let mut hasher = DefaultHasher::new();
     read.as_ref().map_err(ToString::to_string).hash(&mut hasher);
     hasher.finish()
-}
-
-/// Holds an old generation until its last request has ended, so that the work of dropping it
-/// is not that request's.
-async fn let_go(old: Arc<Generation>) {
-    while Arc::strong_count(&old) > 1 {
-        sleep(SWEEP).await;
-    }
-    // Nobody can take hold of it any more.
-    let _ = spawn_blocking(move || drop(old)).await;
 }
 
 #[cfg(test)]

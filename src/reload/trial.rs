@@ -8,16 +8,21 @@ use crate::gateway::Generation;
 use crate::policy::reload_watch::{Answers, RouteWatch, WatchPolicy};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::iter::repeat;
+use std::iter::{self, repeat};
 
 /// Parts of a window: counts are kept this often, and the window before a swap is exact to
 /// one part.
 const PARTS: u64 = 8;
 
+/// Changes that can be unproven at a time. Where reloads are so frequent that there would be
+/// more, the latest ones are proven together.
+const MAX_UNPROVEN: usize = 8;
+
 /// The routes' counts over time, and the trial of the configuration that serves.
 ///
-/// At most `PARTS` + 2 counts of 16 bytes a route, and 64 bytes a route during a trial;
-/// nothing while the configuration has no `reload_watch`.
+/// At most `PARTS` + 2 counts of 16 bytes a route, and during a trial 32 bytes a route for each
+/// of the [`MAX_UNPROVEN`] changes and 32 more; nothing while the configuration has no
+/// `reload_watch`.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
     /// What the generation's routes were answered before it, by route.
@@ -31,34 +36,23 @@ pub(super) struct Trials {
 struct Trial {
     policy: WatchPolicy,
     generation: u64,
-    since_ns: u64,
-    basis: Basis,
+    /// The changes that came one after the other and have not served for a window yet, the
+    /// oldest first; never empty. The generation is measured by what was before the oldest.
+    unproven: VecDeque<Change>,
     /// By route.
     routes: Vec<RouteWatch>,
 }
 
-/// What the configurations that are on trial, one after the other without a break, are
-/// measured by; counts by route.
+/// A change of the configuration that may be taken back; counts by route.
 #[derive(Debug)]
-struct Basis {
+struct Change {
     /// What to go back to.
     good: Kept,
-    /// The answers in the window before the first of them.
-    before: Vec<Answers>,
-    /// When the first of them came.
     since_ns: u64,
-    /// The answers under those before the one on trial now.
-    unproven: Vec<Answers>,
-}
-
-impl Basis {
-    /// The basis of what follows `old`, which was on trial.
-    fn after(self, old: &Generation) -> Basis {
-        let others = self.unproven.iter().copied().chain(repeat(Answers::default()));
-        let here = old.routes.iter().map(|route| route.outcomes.answers());
-        let unproven = here.zip(others).map(|(here, others)| here.and(others)).collect();
-        Basis { unproven, ..self }
-    }
+    /// The answers in the window before it.
+    before: Vec<Answers>,
+    /// All answers until then.
+    earlier: Vec<Answers>,
 }
 
 /// Of each route of a new generation, which of the old one's has its name.
@@ -145,71 +139,70 @@ impl Trials {
             *self = Trials::default();
             return;
         };
-        let heirs = Heirs::of(old, new);
-        let running = match running {
-            Some(trial) if swap.is_rollback => {
-                self.forget(&trial.basis);
-                None
-            }
-            running => running,
-        };
-        // Of what is taken back nothing counts.
-        let totals = if swap.is_rollback { self.earlier.clone() } else { self.totals(old) };
-        let window = self.window(&totals);
-        self.earlier = heirs.inherit(&totals);
-        for (_, counts) in &mut self.samples {
-            *counts = heirs.inherit(counts);
+        let mut unproven = running.map_or_else(VecDeque::new, |trial| trial.unproven);
+        if swap.is_rollback {
+            // Of what is taken back nothing counts.
+            self.forget(unproven.drain(..).next());
+        } else {
+            self.earlier = self.totals(old);
         }
-        // Until its trial is over a configuration is not known to be good; what follows it is
-        // measured by what was.
-        let basis = match running {
-            Some(trial) => trial.basis.after(old),
-            None if swap.is_changed && !swap.is_rollback => Basis {
+        if swap.is_changed && !swap.is_rollback {
+            let change = Change {
                 good: swap.serving,
-                before: window,
                 since_ns: swap.now_ns,
-                unproven: Vec::new(),
-            },
-            None => return,
-        };
-        self.trial = Some(Trial {
+                before: self.window(&self.earlier),
+                earlier: self.earlier.clone(),
+            };
+            let is_full = unproven.len() >= MAX_UNPROVEN;
+            match unproven.back_mut().filter(|_| is_full) {
+                Some(last) => last.since_ns = change.since_ns,
+                None => unproven.push_back(change),
+            }
+        }
+        self.hand_on(&Heirs::of(old, new), &mut unproven);
+        // The same again goes on with the trial there is, as long as that takes.
+        self.trial = (!unproven.is_empty()).then(|| Trial {
             policy,
             generation: new.number,
-            since_ns: swap.now_ns,
-            basis: Basis {
-                before: heirs.inherit(&basis.before),
-                unproven: heirs.inherit(&basis.unproven),
-                ..basis
-            },
+            unproven,
             routes: vec![RouteWatch::default(); new.routes.len()],
         });
     }
 
-    /// Takes out of the counts what was answered since the trial's first configuration came,
-    /// or the next one would be compared with failures that were never put up with.
-    fn forget(&mut self, basis: &Basis) {
-        self.samples.retain(|(at_ns, _)| *at_ns < basis.since_ns);
-        for (earlier, unproven) in self.earlier.iter_mut().zip(&basis.unproven) {
-            *earlier = earlier.since(*unproven);
+    fn hand_on(&mut self, heirs: &Heirs, unproven: &mut VecDeque<Change>) {
+        let samples = self.samples.iter_mut().map(|(_, counts)| counts);
+        let changes =
+            unproven.iter_mut().flat_map(|change| [&mut change.before, &mut change.earlier]);
+        for counts in iter::once(&mut self.earlier).chain(samples).chain(changes) {
+            *counts = heirs.inherit(counts);
         }
     }
 
+    /// Takes out of the counts what was answered since the trial's first change, or the next
+    /// one would be compared with failures that were never put up with.
+    fn forget(&mut self, first: Option<Change>) {
+        let Some(first) = first else { return };
+        self.samples.retain(|(at_ns, _)| *at_ns < first.since_ns);
+        self.earlier = first.earlier;
+    }
+
     /// Looks at the counts of the generation that serves; gives the route that fails too much.
-    /// Its trial ends with the window, with the next swap, or when it is [given up](Self::give_up).
+    /// Each change is proven when its window has passed, also when others have followed; the
+    /// trial ends when all are, or when it is [given up](Self::give_up).
     pub(super) fn look(&mut self, serving: &Generation, now_ns: u64) -> Option<Risen> {
         let policy = serving.config.server.reloading.watch?;
         self.sample(serving, &policy, now_ns);
         let trial = self.trial.as_mut().filter(|trial| trial.generation == serving.number)?;
         let Some(index) = trial.risen(serving, now_ns) else {
-            if now_ns.saturating_sub(trial.since_ns) >= trial.policy.window_ns {
-                self.trial = None;
-            }
+            trial.prove(now_ns);
+            self.trial.take_if(|trial| trial.unproven.is_empty());
             return None;
         };
-        let before = trial.basis.before.get(index).copied().unwrap_or_default();
+        let first = trial.unproven.front()?;
+        let before = first.before.get(index).copied().unwrap_or_default();
         Some(Risen {
             generation: trial.generation,
-            good: trial.basis.good.clone(),
+            good: first.good.clone(),
             route: serving.config.routes.get(index)?.name.to_string(),
             before,
             after: serving.routes.get(index)?.outcomes.answers(),
@@ -225,10 +218,11 @@ impl Trials {
     /// The trial that goes on.
     pub(super) fn current(&self, now_ns: u64) -> Option<OnTrial> {
         let trial = self.trial.as_ref()?;
-        let end_ns = trial.since_ns + trial.policy.window_ns;
+        let (first, last) = (trial.unproven.front()?, trial.unproven.back()?);
+        let end_ns = last.since_ns + trial.policy.window_ns;
         Some(OnTrial {
             generation: trial.generation,
-            goes_back_to: trial.basis.good.generation,
+            goes_back_to: first.good.generation,
             left_ns: end_ns.saturating_sub(now_ns),
         })
     }
@@ -265,9 +259,10 @@ impl Trials {
 
 impl Trial {
     fn risen(&mut self, serving: &Generation, now_ns: u64) -> Option<usize> {
-        let Trial { policy, basis, routes, .. } = self;
+        let Trial { policy, unproven, routes, .. } = self;
+        let before = &unproven.front()?.before;
         let mut risen = None;
-        let watched = serving.routes.iter().zip(&basis.before).zip(routes);
+        let watched = serving.routes.iter().zip(before).zip(routes);
         for (index, ((route, before), watch)) in watched.enumerate() {
             // Each is looked at, found or not: it remembers what it saw.
             if watch.look(policy, *before, route.outcomes.answers(), now_ns) {
@@ -275,6 +270,15 @@ impl Trial {
             }
         }
         risen
+    }
+
+    /// Counts as good what nothing was found against for a window.
+    fn prove(&mut self, now_ns: u64) {
+        let window_ns = self.policy.window_ns;
+        let is_over = |change: &Change| now_ns.saturating_sub(change.since_ns) >= window_ns;
+        while self.unproven.front().is_some_and(is_over) {
+            self.unproven.pop_front();
+        }
     }
 }
 

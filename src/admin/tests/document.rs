@@ -37,7 +37,7 @@ const OPERATIONS: [(&str, &str, &str); 35] = [
     ("get", "/metrics/latency", "200 401 500"),
     ("get", "/config", "200 401 500"),
     ("get", "/config/history", "200 401 500"),
-    ("post", "/config/history/{generation}", "200 400 401 403 404 500"),
+    ("post", "/config/history/{generation}", "200 400 401 403 404 429 500"),
     ("post", "/reload", "200 401 403 409 422 500"),
     ("post", "/upgrade", "200 401 403 409 500"),
     ("get", "/openapi.json", "200 401 500"),

@@ -182,7 +182,53 @@ fn the_same_again_is_on_trial_only_where_it_was_already() {
     rig.serve(2_000, &[]);
     rig.take(config(&["a", "b"]));
     let trial = rig.trials.current(rig.now_ns).unwrap();
-    assert_eq!(trial, OnTrial { generation: 4, goes_back_to: 2, left_ns: 8 * S });
+    assert_eq!(trial, OnTrial { generation: 4, goes_back_to: 2, left_ns: 6 * S });
+}
+
+#[test]
+fn a_change_is_proven_after_its_window_however_many_follow() {
+    let mut rig = Rig::new(&["a"]);
+    rig.serve(10_000, &[]);
+    // The window is 8 s.
+    for number in 2..=8 {
+        let others = ["a".to_owned(), format!("b{number}")];
+        rig.take(config(&others.each_ref().map(|name| &**name)));
+        assert!(rig.serve(3_000, &[]).is_none());
+    }
+    let risen = rig.serve(8_000, &["a"]).expect("it is found");
+    // Generation 8 came 3 s ago, 7 and 6 before it 6 s and 9 s ago.
+    assert_eq!((risen.generation, risen.good.generation), (8, 6));
+    assert_eq!(risen.before.failed, 0, "{risen}");
+}
+
+#[test]
+fn the_same_again_however_often_is_proven_with_what_it_repeats() {
+    let mut rig = Rig::new(&["a"]);
+    rig.serve(10_000, &[]);
+    for _ in 0..6 {
+        rig.take(config(&["a", "b"]));
+        rig.serve(2_000, &[]);
+    }
+    assert!(rig.trials.current(rig.now_ns).is_none(), "it has served for 12 s");
+    assert!(rig.serve(8_000, &["a"]).is_none());
+}
+
+#[test]
+fn changes_too_frequent_to_be_told_apart_are_proven_together() {
+    let mut rig = Rig::new(&["a"]);
+    rig.serve(10_000, &[]);
+    let mut last = 1;
+    for number in 0..100 {
+        let others = ["a".to_owned(), format!("b{number}")];
+        last = rig.take(config(&others.each_ref().map(|name| &**name)));
+        rig.serve(250, &[]);
+        let unproven = rig.trials.trial.as_ref().map_or(0, |trial| trial.unproven.len());
+        assert!((1..=MAX_UNPROVEN).contains(&unproven), "{unproven}");
+    }
+    let trial = rig.trials.current(rig.now_ns).unwrap();
+    assert!(trial.goes_back_to + 70 > last, "two windows at most: {trial:?}");
+    assert!(rig.serve(8_000, &[]).is_none());
+    assert!(rig.trials.current(rig.now_ns).is_none());
 }
 
 #[test]
