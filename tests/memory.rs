@@ -98,8 +98,10 @@ fn slow_readers_of_large_answers_cost_little_and_leave_nothing() {
 #[test]
 fn uploads_that_an_upstream_does_not_read_cost_little_and_leave_nothing() {
     let upstream = Upstream::answering(Answer::Early(Vec::new()));
-    let gateway = Gateway::before(&upstream)
+    let patient = format!("{{servers: [\"{}\"], timeouts: {{write: 5m}}}}", upstream.address());
+    let gateway = Gateway::builder()
         .server(UNHURRIED)
+        .upstreams(&format!("main: {patient}"))
         .routes("- {name: all, path: /, upstream: main, max_body: 100MiB}")
         .start();
     let before = warm_size(&gateway);
