@@ -74,10 +74,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ),
     ("reload", &["clock", "config", "gateway", "metrics", "policy"]),
     ("remote", &["config"]),
-    (
-        "simulate",
-        &["clock", "config", "decision", "gateway", "metrics", "policy", "store"],
-    ),
+    ("simulate", &["clock", "config", "decision", "gateway", "metrics", "policy", "store"]),
     ("demo", &["app", "config"]),
     (
         "app",
