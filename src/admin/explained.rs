@@ -5,6 +5,7 @@ use crate::decision::outlook::{self, Answer, Asked, HolderKind, LimitOutlook, Ou
 use crate::gateway::{Generation, TIER_POLICY};
 use crate::policy::limit::Role;
 use crate::policy::precedence::{Decider, Mismatch};
+use crate::policy::rate::TokenBucket;
 use crate::policy::router::RouteId;
 use crate::store::key::KeyKind;
 use serde::Serialize;
@@ -256,7 +257,7 @@ impl LimitStands {
             algorithm: config.map_or("token_bucket", |config| config.algorithm.name()),
             rate: match config {
                 Some(config) => config.algorithm.rate_text(),
-                None => bucket.map(|bucket| bucket.rate_text()).unwrap_or_default(),
+                None => bucket.map(TokenBucket::rate_text).unwrap_or_default(),
             },
             burst: standing.burst,
             cost: limit.cost,

@@ -8,8 +8,8 @@
 //! - the highest bit is never set;
 //! - a state of 0 is one that nobody has touched.
 //!
-//! The set is closed, so it is an enum. A token bucket is asked in line; the others are
-//! behind a call, where they cost it nothing.
+//! The set is closed, so it is an enum. Where most requests pass, its users look for the token
+//! bucket first and ask that themselves; the others are behind a call.
 
 use super::calendar::Span;
 use super::fixed_window::{self, FixedWindow, WindowError};
@@ -163,16 +163,7 @@ impl Algorithm {
 
 impl Meter<'_> {
     /// Asks the bucket whose state is `state` for `cost` tokens at `now`.
-    #[inline]
     pub fn ask(self, state: u64, cost: u32, now: u64) -> Answer {
-        match self {
-            Meter::TokenBucket(bucket) => gcra::ask(bucket, state, cost, now),
-            other => other.ask_other(state, cost, now),
-        }
-    }
-
-    #[inline(never)]
-    fn ask_other(self, state: u64, cost: u32, now: u64) -> Answer {
         match self {
             Meter::TokenBucket(bucket) => gcra::ask(bucket, state, cost, now),
             Meter::FixedWindow(window, end_ns) => {
@@ -207,7 +198,6 @@ impl Meter<'_> {
     }
 
     /// Reads the level of the bucket whose state is `state`, changing nothing.
-    #[inline]
     pub fn level(self, state: u64, now: u64) -> Level {
         match self {
             Meter::TokenBucket(bucket) => gcra::level(bucket, state, now),
@@ -218,7 +208,6 @@ impl Meter<'_> {
     }
 
     /// The most tokens that pass at once; at least 1.
-    #[inline]
     pub fn burst(self) -> u64 {
         match self {
             Meter::TokenBucket(bucket) => bucket.burst(),
@@ -230,7 +219,6 @@ impl Meter<'_> {
 
     /// The window that RateLimit-Policy names: of a bucket the time it takes to fill (see
     /// [`TokenBucket::window_seconds`]), else the window's length; of a month, the longest's.
-    #[inline]
     pub fn window_seconds(self) -> u64 {
         match self {
             Meter::TokenBucket(bucket) => bucket.window_seconds(),
@@ -242,7 +230,6 @@ impl Meter<'_> {
 
     /// The most seconds that the bucket can be from full. The rounded emission interval may put
     /// it a hair beyond its window; a sliding window looks back over two.
-    #[inline]
     pub fn max_reset_seconds(self) -> u64 {
         match self {
             Meter::SlidingWindow(_) => 2 * self.window_seconds(),

@@ -69,7 +69,7 @@ pub fn open(path: &Path) -> anyhow::Result<Source> {
 }
 
 /// Replays a log through a configuration. Takes as much memory as the configuration's table and
-/// some 20 MB, however long the log is.
+/// some 30 MB, however long the log is.
 ///
 /// # Errors
 /// The log cannot be read, or nothing in it is a request.

@@ -4,7 +4,7 @@
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::mapped::TableFile;
 use super::table::{Charge, Class, Payment, Place, Table};
-use crate::policy::gcra::Answer;
+use crate::policy::gcra::{self, Answer};
 use crate::policy::leaky_bucket;
 use crate::policy::limit::{MAX_LIMITS, MAX_ROLES};
 use crate::policy::meter::Meter;
@@ -50,6 +50,7 @@ pub struct Standing {
 }
 
 impl Standing {
+    #[inline]
     fn new(
         demand: &Demand<'_>,
         limit: Meter<'_>,
@@ -57,16 +58,33 @@ impl Standing {
         wait_ns: Option<u64>,
         now: u64,
     ) -> Standing {
+        let Meter::TokenBucket(bucket) = limit else {
+            return Standing::of_any(demand, limit, state, wait_ns, now);
+        };
+        let level = gcra::level(bucket, state, now);
+        let (burst, window_seconds) = (bucket.burst(), bucket.window_seconds());
+        // The rounded emission interval may put the bucket a hair beyond its window.
+        let full_in_seconds = level.full_in_ns.div_ceil(1_000_000_000).min(window_seconds);
+        let (policy, tokens) = (demand.policy, level.tokens);
+        Standing { policy, burst, window_seconds, tokens, full_in_seconds, wait_ns }
+    }
+
+    #[inline(never)]
+    fn of_any(
+        demand: &Demand<'_>,
+        limit: Meter<'_>,
+        state: u64,
+        wait_ns: Option<u64>,
+        now: u64,
+    ) -> Standing {
         let level = limit.level(state, now);
+        let full_in_seconds = level.full_in_ns.div_ceil(1_000_000_000);
         Standing {
             policy: demand.policy,
             burst: limit.burst(),
             window_seconds: limit.window_seconds(),
             tokens: level.tokens,
-            full_in_seconds: level
-                .full_in_ns
-                .div_ceil(1_000_000_000)
-                .min(limit.max_reset_seconds()),
+            full_in_seconds: full_in_seconds.min(limit.max_reset_seconds()),
             wait_ns,
         }
     }

@@ -13,6 +13,7 @@ fn every_metric_has_its_name_type_and_labels() {
     let upstream = Upstream::new();
     let gateway = Gateway::before(&upstream)
         .tiers("free: {rate: 1/h, burst: 1}")
+        .limits("- {name: watched, key: client, rate: 1/h, burst: 1, shadow: true}")
         .upstreams(&format!(
             "main: {{servers: [\"{}\"], concurrency: {{max: 1}}}}",
             upstream.address()
@@ -23,6 +24,7 @@ fn every_metric_has_its_name_type_and_labels() {
     for (name, kind, labels) in [
         ("gateway_requests_total", "counter", &["route", "status"][..]),
         ("gateway_rate_limited_total", "counter", &["policy", "route", "tier"]),
+        ("gateway_shadow_limited_total", "counter", &["policy", "route", "tier"]),
         ("gateway_upstream_attempts_total", "counter", &["outcome", "upstream"]),
         ("gateway_retries_total", "counter", &["route"]),
         ("gateway_circuit_state", "gauge", &["circuit"]),
@@ -53,8 +55,8 @@ fn every_metric_has_its_name_type_and_labels() {
     assert_eq!(series.value(ALL_200), 1.0);
     let limited = "gateway_rate_limited_total{policy=\"tier\",route=\"all\",tier=\"free\"}";
     assert_eq!(series.value(limited), 1.0);
-    assert_eq!(series.value("gateway_limiter_table_slots{state=\"used\"}"), 1.0);
-    assert_eq!(series.value("gateway_limiter_table_slots{state=\"free\"}"), 1_048_575.0);
+    assert_eq!(series.value("gateway_limiter_table_slots{state=\"used\"}"), 2.0);
+    assert_eq!(series.value("gateway_limiter_table_slots{state=\"free\"}"), 1_048_574.0);
 
     let families = series.names().into_iter().filter_map(|sample| {
         let name = sample.split('{').next().unwrap_or_default();

@@ -306,7 +306,7 @@ async fn what_is_not_there_is_a_problem_and_a_wrong_method_is_told_the_right_one
         "/%68ealth",
         "/circuit-breakers/",
         "/upstreams/users",
-        "/explain",
+        "/explained",
         "/block",
         "/config/history/",
         "/docs/nothing",
