@@ -71,7 +71,7 @@ impl Part {
 
     /// Whether it needs what the comparison compares with.
     pub(crate) fn has_contenders(self) -> bool {
-        self.compares_cpu() || matches!(self, Self::Memory | Self::SlowReaders)
+        self.compares_cpu() || matches!(self, Self::Memory)
     }
 }
 

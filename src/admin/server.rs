@@ -33,6 +33,9 @@ pub(super) struct Patience {
     /// After this a connection ends with the answer it is about to get. Nothing else bounds
     /// a client that reads its answers slowly.
     pub(super) age: Duration,
+    /// For a request that is on its way when the listener is told to end: closing a connection
+    /// that was just accepted would lose it.
+    pub(super) late: Duration,
     /// For a connection that was told to end.
     pub(super) close: Duration,
     /// How long what a client still sends is thrown away after the last answer. Closing with
@@ -44,6 +47,7 @@ pub(super) struct Patience {
 pub(super) const PATIENCE: Patience = Patience {
     head: Duration::from_secs(10),
     age: Duration::from_secs(60),
+    late: Duration::from_millis(50),
     close: Duration::from_secs(5),
     linger: Duration::from_secs(2),
 };
@@ -127,7 +131,10 @@ async fn connection(
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = poll_fn(|cx| http.poll_without_shutdown(cx)) => Some(ended),
-        () = told(&mut shutdown) => None,
+        () = told(&mut shutdown) => {
+            let late = timeout(patience.late, poll_fn(|cx| http.poll_without_shutdown(cx)));
+            late.await.ok()
+        }
         () = sleep(patience.age) => None,
     };
     match ended {

@@ -144,8 +144,11 @@ pub fn foresee<'a>(
     };
     let length = asked.headers.get(header::CONTENT_LENGTH);
     let fits = check_length(generation, route, length);
+    let is_blocked = gateway.registry.blocks_ip(source);
     let decided = match (identify(asked, source, route, gateway, generation), fits) {
+        (Err(_), fits) if is_blocked => fits.and(Err(Refusal::Blocked)),
         (Ok(caller), fits) => {
+            let is_blocked = is_blocked || caller.is_blocked(gateway);
             let toll = Toll {
                 route,
                 method: asked.method,
@@ -155,7 +158,7 @@ pub fn foresee<'a>(
             };
             let decided = pass(&toll, gateway, generation, at, &mut outlook);
             outlook.caller = Some(caller);
-            fits.and(decided)
+            fits.and(if is_blocked { Err(Refusal::Blocked) } else { decided })
         }
         (Err(unknown), fits) => fits.and(Err(unknown)),
     };

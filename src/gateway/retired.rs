@@ -47,7 +47,7 @@ impl Gateway {
 /// The names of a generation's series.
 fn names(generation: &Generation) -> Names<'_> {
     let Generation { config, routes, upstreams, limits, .. } = generation;
-    let own_limits = routes.iter().filter_map(|route| route.limit.as_ref());
+    let own_limits = routes.iter().flat_map(|route| &route.limits);
     let bounded = upstreams.iter().filter(|upstream| upstream.places.is_some());
     Names {
         routes: config.routes.iter().map(|route| &*route.name).collect(),

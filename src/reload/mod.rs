@@ -4,6 +4,7 @@
 //! who goes back to one of the last generations (`history.rs`).
 
 mod attend;
+mod background;
 mod file_watch;
 mod history;
 mod progress;
@@ -19,6 +20,7 @@ use crate::clock;
 use crate::config::{self, Finding, LoadError, Loaded};
 use crate::gateway::{Gateway, Generation};
 use crate::metrics::ReloadResult;
+use background::behind_requests;
 use file_watch::FileWatch;
 use history::{History, Kept, Source};
 use jiff::Timestamp;
@@ -240,7 +242,7 @@ impl Reloader {
     ) -> Result<Reloaded, Rejected> {
         let reloader = self.clone();
         // Large files take a while; neither the admin API nor health checks wait for that.
-        let built = spawn_blocking(move || reloader.build(origin)).await??;
+        let built = behind_requests(move || reloader.build(origin)).await??;
         let Built { next, reloaded, source } = built;
         for upstream in &next.upstreams {
             upstream.spawn_upkeep(&Handle::current());
@@ -328,7 +330,7 @@ impl Reloader {
         // Nobody can take hold of it any more, and meanwhile no other one is prepared.
         let _turn = self.turn.lock().await;
         let gateway = self.gateway.clone();
-        let _ = spawn_blocking(move || gateway.let_go(&old)).await;
+        let _ = behind_requests(move || gateway.let_go(&old)).await;
     }
 
     fn log_taken(&self, cause: Cause, reloaded: &Reloaded) {

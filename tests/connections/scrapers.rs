@@ -13,8 +13,8 @@ const GET: &str = "GET /metrics HTTP/1.1\r\nHost: tollgate.test\r\n\r\n";
 
 /// Writes what the kernel takes; whether the gateway still has the connection.
 fn send(mut stream: &TcpStream, bytes: &[u8]) -> bool {
-    match stream.write(bytes) {
-        Ok(_) => true,
+    match stream.write_all(bytes) {
+        Ok(()) => true,
         Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
 }

@@ -239,3 +239,24 @@ fn the_command_says_it_for_people() {
     assert!(wrong.stderr.contains("ip is wrong"), "{wrong:?}");
     assert_eq!(run(&[]).code, Some(2), "a path or a trace id is needed");
 }
+
+#[test]
+fn who_is_blocked_is_foretold_as_such() {
+    let upstream = Upstream::new();
+    let gateway = gateway(&upstream);
+    let block = |what: &str| {
+        assert_eq!(gateway.admin_put(&format!("/blocks/{what}"), "{}").status, 200, "{what}");
+    };
+    let answer = |query: &str| {
+        let told = gateway.admin_get(&format!("/explain?path=/a&{query}")).json();
+        (told["answer"]["status"].clone(), told["answer"]["refusal"].clone())
+    };
+    let blocked = (json!(403), json!("blocked"));
+    block("client/mallory");
+    block("cidr/192.0.2.0%2F24");
+    assert_eq!(answer("client=mallory"), blocked);
+    assert_eq!(answer("client=alice&ip=192.0.2.7"), blocked);
+    assert_eq!(answer("client=alice&ip=198.51.100.7").0, Value::Null);
+    let refused = gateway.client().get_with("/a", &[("X-Client-ID", "mallory")]);
+    assert_eq!(refused.status, 403);
+}

@@ -41,7 +41,7 @@ const GONE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The most bytes of memory that a hostile connection may cost; none: it is only reported.
 const MAX_UPLOAD_BYTES: Option<u64> = Some(200 * 1024);
-const MAX_READ_BYTES: Option<u64> = None;
+const MAX_READ_BYTES: Option<u64> = Some(128 << 10);
 
 fn max_bytes(mode: Mode) -> Option<u64> {
     match mode {

@@ -53,12 +53,6 @@ pub(crate) fn measure(bench: &Bench<'_>) -> anyhow::Result<Findings> {
         let (most, most_left) = ("at most 128 KiB".to_owned(), "at most 13 KiB".to_owned());
         findings.push(Finding::bounded(cost_of, kib(held), &most, held <= MOST_BYTES));
         findings.push(Finding::bounded(left_of, kib(left), &most_left, left <= MOST_LEFT_BYTES));
-        if bench.bare.is_some() {
-            let running = bench.start_bare_forward(origin()?)?;
-            let Cost { held, left } = cost(running.forward.id, running.forward.address, kind)?;
-            let both = format!("{}, left {}", kib(held), kib(left));
-            findings.push(Finding::plain("the same of the bare proxy", both));
-        }
     }
     Ok(Findings {
         title: "Slow readers and slow writers",

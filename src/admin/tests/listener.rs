@@ -96,7 +96,7 @@ async fn garbage_and_oversized_heads_get_a_clean_end() {
 async fn a_client_that_is_slow_with_its_head_or_with_its_answers_loses_the_connection() {
     let short = Duration::from_millis(50);
     let minute = Duration::from_secs(60);
-    let usual = Patience { head: minute, age: minute, close: short, linger: short };
+    let usual = Patience { head: minute, age: minute, late: short, close: short, linger: short };
     let listening = listen_with(Patience { head: short, ..usual });
     let mut stream = listening.connect().await;
     stream.write_all(b"GET /ready HTTP/1.1\r\nHo").await.unwrap();
