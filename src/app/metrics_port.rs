@@ -21,6 +21,7 @@ use pingora_prometheus::{PrometheusServer, new_prometheus_server};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::yield_now;
 
 /// Connections at a time; a few scrapers need one each.
 const MAX_CONNECTIONS: u32 = 64;
@@ -51,6 +52,8 @@ impl HttpServerApp for MetricsApp {
         if let Some(guard) = session.stream().and_then(GuardedStream::of) {
             guard.take_request();
         }
+        // Requests that came together would be answered in one go, and nobody else meanwhile.
+        yield_now().await;
         self.0.process_new_http(session, shutdown).await
     }
 }
