@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::yield_now;
 
-/// Connections at a time; a few scrapers need one each.
-const MAX_CONNECTIONS: u32 = 64;
+/// Connections at a time; a few scrapers need one each, and some leave theirs open.
+const MAX_CONNECTIONS: u32 = 256;
 /// For a request's head, from its first byte.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the silence between requests.

@@ -8,9 +8,9 @@ use crate::rig::{took, with};
 use crate::support::{Client, DEADLINE, eventually};
 
 /// Connections that the metrics port takes at a time.
-const MOST: usize = 64;
+const MOST: usize = 256;
 /// How many of them do not read.
-const DEAF: usize = 8;
+const DEAF: usize = 3;
 /// More pages than the kernel keeps for one of those.
 const PAGES: usize = 150;
 const GET: &str = "GET /metrics HTTP/1.1\r\nHost: tollgate.test\r\n\r\n";
