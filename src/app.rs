@@ -28,6 +28,7 @@ use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
 use crate::registry::Registry;
 use crate::reload::Reloader;
+use crate::store::mapped::Lock;
 use crate::telemetry::access_log::AccessLog;
 use crate::wire::app::GuardedApp;
 use crate::wire::connections::Connections;
@@ -132,14 +133,7 @@ fn prepare(
     let metrics = Arc::new(Metrics::register(registry)?);
     let access_log = AccessLog::open(&config.server.access_log, metrics.access_log_dropped.clone())
         .context("server.access_log cannot be opened")?;
-    let folder = state::open(config.state_dir.as_deref());
-    let (limiter, lock) = state::limiter(config, folder, origin)?;
-    let mut gateway = Gateway::with_limiter(config.clone(), limiter, metrics);
-    if let Some(predecessor) = predecessor {
-        predecessor.take_estate()?;
-    }
-    gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
-    let gateway = Arc::new(gateway);
+    let (gateway, lock) = gateway(config, metrics, origin, predecessor)?;
     TableMetrics::register(registry, gateway.clone())?;
     RegistryMetrics::register(registry, gateway.clone())?;
     let command = file.is_some().then(CommandLine::own).transpose();
@@ -191,6 +185,23 @@ fn prepare(
         lock: Mutex::new(lock),
     };
     Ok((server, signals))
+}
+
+/// The gateway with the state that outlives processes, of which the predecessor lets go first.
+fn gateway(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    origin: Origin,
+    predecessor: Option<&mut Predecessor>,
+) -> anyhow::Result<(Arc<Gateway>, Option<Lock>)> {
+    let folder = state::open(config.state_dir.as_deref());
+    let (limiter, lock) = state::limiter(config, folder, origin)?;
+    let mut gateway = Gateway::with_limiter(config.clone(), limiter, metrics);
+    if let Some(predecessor) = predecessor {
+        predecessor.take_estate()?;
+    }
+    gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
+    Ok((Arc::new(gateway), lock))
 }
 
 /// What passes to a successor besides the sockets: the registry, whose file one process locks.

@@ -259,16 +259,17 @@ fn a_drained_server_finishes_what_it_has_and_gets_nothing_new() {
     expect_nothing_held(&gateway);
 }
 
-/// Sends twenty different requests three times each and returns how many servers got the
-/// same one, at most, and how many servers got any.
+/// Sends sixty different requests twice each and returns how many servers got the same one, at
+/// most, and how many servers got any. With fewer requests a server now and then gets none: the
+/// ring depends on the ports, and a server's share of it may be a fifth.
 fn spread(
     gateway: &Gateway,
     upstreams: &[Upstream],
     request: impl Fn(usize) -> (String, String),
 ) -> (usize, usize) {
     let mut servers_of: HashMap<usize, HashSet<usize>> = HashMap::new();
-    for _ in 0..3 {
-        for value in 0..20 {
+    for _ in 0..2 {
+        for value in 0..60 {
             upstreams.iter().for_each(Upstream::forget);
             let (client, target) = request(value);
             assert_eq!(get(gateway, &client, &target).what, "200");
