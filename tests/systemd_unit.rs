@@ -52,6 +52,27 @@ fn the_unit_verifies_without_a_word_about_it() {
     assert!(output.status.success() && !about_us, "{}", text(&output));
 }
 
+/// systemd kills a main process that is not its own child, as a successor is not, as soon as
+/// it has sent TERM; so the unit itself waits for the drain.
+#[test]
+fn the_unit_waits_for_the_drain_of_a_process_that_another_one_started() {
+    let unit = fs::read_to_string(UNIT).unwrap();
+    let stop = unit.lines().find_map(|line| line.strip_prefix("ExecStop=-/bin/sh -c '"));
+    let script = stop.and_then(|stop| stop.strip_suffix('\'')).expect("the unit's own stop");
+    let mut other = Command::new("sleep").arg("0.5").spawn().unwrap();
+    let stopped = Command::new("sh")
+        .args(["-c", script])
+        .env("MAINPID", other.id().to_string())
+        .spawn()
+        .and_then(|mut stop| {
+            // It sees the end once somebody has asked for it, as systemd does at once.
+            let ended = other.wait()?;
+            assert!(!ended.success(), "TERM came before the end of its own: {ended}");
+            stop.wait()
+        });
+    assert!(stopped.unwrap().code().is_some(), "the wait has an end");
+}
+
 #[test]
 fn the_socket_unit_verifies_beside_the_service() {
     let (folder, _service) = unit_with_this_binary();
