@@ -22,7 +22,10 @@ fn every_metric_has_its_name_type_and_labels() {
         ))
         .start();
     assert_eq!([gateway.get("/").status, gateway.get("/").status], [200, 429]);
-    let series = gateway.series_once("gateway_requests_total{route=\"all\",status=\"429\"}", 1.0);
+    gateway.series_once("gateway_requests_total{route=\"all\",status=\"429\"}", 1.0);
+    gateway.series_once(ALL_200, 1.0);
+    let both = "gateway_request_duration_seconds_count{route=\"all\"}";
+    let series = gateway.series_once(both, 2.0);
     for (name, kind, labels) in [
         ("gateway_requests_total", "counter", &["route", "status"][..]),
         ("gateway_rate_limited_total", "counter", &["policy", "route", "tier"]),
