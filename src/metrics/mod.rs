@@ -7,6 +7,7 @@
 mod connections;
 mod route;
 mod series;
+mod shared_limits;
 mod upstream;
 
 pub use connections::ConnectionMetrics;
@@ -18,6 +19,7 @@ use prometheus::{
 pub use route::{InflightGuard, Latencies, RouteMetrics};
 pub use series::Names;
 use series::Removed;
+pub use shared_limits::SharedLimitMetrics;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use upstream::UpstreamFamilies;
@@ -48,6 +50,8 @@ pub struct Metrics {
     reloads: [IntCounter; 3],
     /// Those of client connections.
     pub connections: ConnectionMetrics,
+    /// Those of limits that gateways share.
+    pub shared_limits: SharedLimitMetrics,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
     removed: Mutex<Removed>,
@@ -147,6 +151,7 @@ impl Metrics {
                 ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()]))
             },
             connections: ConnectionMetrics::register(registry)?,
+            shared_limits: SharedLimitMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
             removed: Mutex::default(),
         })
