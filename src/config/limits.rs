@@ -197,7 +197,10 @@ fn store(section: &Section<'_>, has_redis: bool, is_shadow: bool, report: &mut R
         if !has_redis {
             field.error(report, "a shared limit needs a store; write redis: {url: …}".to_owned());
         } else if is_shadow {
-            field.error(report, "a shadow is kept by each gateway for itself; write local".to_owned());
+            field.error(
+                report,
+                "a shadow is kept by each gateway for itself; write local".to_owned(),
+            );
         }
     }
     let is_shared = written.unwrap_or(has_redis && !is_shadow);
@@ -209,7 +212,8 @@ fn store(section: &Section<'_>, has_redis: bool, is_shadow: bool, report: &mut R
     let expected = "fair_share, allow or deny";
     let on_failure =
         section.value("on_store_failure", report, expected, |text| word(text, &policies, &[]));
-    if let (Some(_), false, Some(field)) = (on_failure, is_shared, section.get("on_store_failure")) {
+    if let (Some(_), false, Some(field)) = (on_failure, is_shared, section.get("on_store_failure"))
+    {
         field.error(report, "this limit is local, so no store can fail; leave it out".to_owned());
     }
     match is_shared {

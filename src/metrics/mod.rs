@@ -5,6 +5,7 @@
 //! route answers with a status and then kept.
 
 mod connections;
+mod redis;
 mod route;
 mod series;
 mod shared_limits;
@@ -16,6 +17,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use redis::RedisFamilies;
+pub use redis::{RedisMetrics, RedisOutcome};
 pub use route::{InflightGuard, Latencies, RouteMetrics};
 pub use series::Names;
 use series::Removed;
@@ -48,6 +51,7 @@ pub struct Metrics {
     /// The number of the generation that serves.
     pub generation: IntGauge,
     reloads: [IntCounter; 3],
+    redis: RedisFamilies,
     /// Those of client connections.
     pub connections: ConnectionMetrics,
     /// Those of limits that gateways share.
@@ -150,6 +154,7 @@ impl Metrics {
                 // From the start at zero, or the first rejected one would be no increase.
                 ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()]))
             },
+            redis: RedisFamilies::register(registry)?,
             connections: ConnectionMetrics::register(registry)?,
             shared_limits: SharedLimitMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
@@ -193,6 +198,11 @@ impl Metrics {
     /// The counters of one upstream's attempts.
     pub fn attempts(&self, upstream: &str) -> AttemptMetrics {
         self.upstream.attempts(upstream)
+    }
+
+    /// The metrics of the way to Redis, which there are from now on.
+    pub fn redis(&self) -> RedisMetrics {
+        self.redis.handles()
     }
 
     /// The metrics of one circuit.

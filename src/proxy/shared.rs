@@ -80,7 +80,9 @@ impl Proxy {
 /// Notes what the store has taken, and how long a leaky bucket holds the request back.
 fn note_payments(pending: &Pending, reply: &Reply, at: Moment, ctx: &mut Context) {
     let started_ns = clock::ns_at(ctx.started);
-    for (wish, answer) in pending.wishes.iter().zip(&reply.answers).filter(|(wish, _)| wish.cost > 0) {
+    for (wish, answer) in
+        pending.wishes.iter().zip(&reply.answers).filter(|(wish, _)| wish.cost > 0)
+    {
         if matches!(wish.algorithm, Algorithm::LeakyBucket(_)) && answer.wait_ns > 0 {
             let delay_ns = at.ns.saturating_sub(started_ns) + answer.wait_ns;
             ctx.receipt.hold_back(Delay { policy: wish.policy, delay_ns });

@@ -27,7 +27,8 @@ pub fn charge(
     for &policy in &charged.shadowed {
         ctx.shadowed.push(policy_at(generation, toll, policy).name.clone());
     }
-    let describe = |standing: Standing| describe(policy_at(generation, toll, standing.policy), standing);
+    let describe =
+        |standing: Standing| describe(policy_at(generation, toll, standing.policy), standing);
     match charged.decided {
         Decided::Now(Verdict::Admitted(tightest)) => {
             ctx.rate_limit = tightest.map(describe);

@@ -333,7 +333,9 @@ impl Table {
             let done = match set.find(key) {
                 Some((index, slot)) => set.swap(index, slot, Slot { state, ..slot }),
                 None if state <= now => true,
-                None => !matches!(self.claim(set, key, class, now, |_| Some(state)), Claim::StartOver),
+                None => {
+                    !matches!(self.claim(set, key, class, now, |_| Some(state)), Claim::StartOver)
+                }
             };
             if done {
                 return;

@@ -1,6 +1,6 @@
 //! The script in a real Redis, at times that a test chooses.
 
-use crate::support::redis::Redis;
+use crate::support::RedisServer;
 use redis::{Connection, Value};
 use tollgate::fleet::limits::script::{self, Answer, Ask, Reply};
 use tollgate::policy::meter::Algorithm;
@@ -9,13 +9,14 @@ use tollgate::policy::meter::Algorithm;
 pub struct Store {
     connection: Connection,
     text: String,
-    _server: Redis,
+    _server: RedisServer,
 }
 
 impl Store {
     pub fn start() -> Store {
-        let server = Redis::start();
-        let connection = server.connect();
+        let server = RedisServer::start();
+        let client = redis::Client::open(server.url()).expect("an address");
+        let connection = client.get_connection().expect("a connection");
         let clock = "redis.call('TIME')";
         assert_eq!(script::TEXT.matches(clock).count(), 1, "the script reads the clock once");
         let text = script::TEXT.replace(clock, "{ ARGV[#ARGV - 1], ARGV[#ARGV] }");

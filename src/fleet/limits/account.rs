@@ -135,6 +135,12 @@ impl Account {
         self.debt.fetch_add(u64::from(cost), Ordering::AcqRel);
     }
 
+    /// Takes that back.
+    pub fn forgive(&self, cost: u32) {
+        let forgive = |debt: u64| Some(debt.saturating_sub(u64::from(cost)));
+        let _ = self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, forgive);
+    }
+
     /// Notes tokens that a request asks for on its own.
     pub fn note_asked(&self, cost: u32) {
         self.asked.fetch_add(u64::from(cost), Ordering::Relaxed);
@@ -190,9 +196,7 @@ impl Account {
     /// How many tokens the gateway should have follows from demand since the last statement, and
     /// is `ceiling` at most; what it has above that it hands back.
     pub fn speak(&self, ceiling: u64, now_ns: u64) -> Option<Conversation<'_>> {
-        self.is_busy
-            .compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire)
-            .ok()?;
+        self.is_busy.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).ok()?;
         let mut books = self.books();
         if books.is_closed {
             self.is_busy.store(false, Ordering::Release);

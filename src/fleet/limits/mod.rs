@@ -10,8 +10,7 @@ pub mod account;
 mod fallback;
 pub mod script;
 
-use super::link::{Link, LinkError};
-use super::roster::Roster;
+use super::{GatewayId, Link, Roster};
 use crate::clock;
 use crate::metrics::SharedLimitMetrics;
 use crate::policy::lease;
@@ -22,7 +21,7 @@ use crate::store::limiter::Limiter;
 use crate::store::table::Class;
 use account::{Account, Conversation, PAUSE, Spent};
 pub use fallback::share_of;
-use futures::future::join_all;
+use futures_util::future::join_all;
 use script::{Answer, Ask, RedisTime, Reply, SCRIPT, Verdict};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -43,7 +42,6 @@ pub struct SharedLimits {
     link: Link,
     roster: Arc<Roster>,
     gateway: String,
-    prefix: Box<str>,
     /// On a cluster the buckets of a request lie on several servers.
     is_cluster: bool,
     accounts: papaya::HashMap<u64, Arc<Account>>,
@@ -68,6 +66,10 @@ pub struct Wish {
     /// What to do without an answer.
     pub on_failure: OnStoreFailure,
 }
+
+/// The store gave no answer that could be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unanswered;
 
 /// How a request paid a shared limit.
 #[derive(Debug, Clone)]
@@ -100,23 +102,22 @@ pub enum Payment {
 }
 
 impl SharedLimits {
-    /// The limits of the gateway with this name, behind `link`.
+    /// The limits of this gateway, behind `link`.
     pub fn new(
         link: Link,
         roster: Arc<Roster>,
-        gateway: String,
-        prefix: &str,
+        gateway: GatewayId,
         is_cluster: bool,
         metrics: SharedLimitMetrics,
     ) -> SharedLimits {
-        let accounts = papaya::HashMap::new();
-        SharedLimits { link, roster, gateway, prefix: prefix.into(), is_cluster, accounts, metrics }
+        let (gateway, accounts) = (gateway.to_string(), papaya::HashMap::new());
+        SharedLimits { link, roster, gateway, is_cluster, accounts, metrics }
     }
 
     /// What the bucket of `holder` under `policy` is called in the store. The part in braces
     /// decides on which server of a cluster it lies.
     pub fn name(&self, policy: &str, family: &str, holder: &str) -> String {
-        format!("{}limit:{{{policy}|{family}|{holder}}}", self.prefix)
+        format!("{}limit:{{{policy}|{family}|{holder}}}", self.link.prefix())
     }
 
     /// Gateways that share the limits, as far as this one knows.
@@ -159,7 +160,7 @@ impl SharedLimits {
         self: &Arc<Self>,
         wishes: &[Wish],
         limiter: &Limiter,
-    ) -> Result<Reply, LinkError> {
+    ) -> Result<Reply, Unanswered> {
         let asked_ns = clock::now_ns();
         let accounts: SmallVec<[_; 4]> =
             wishes.iter().map(|wish| self.account_for(wish, asked_ns)).collect();
@@ -186,12 +187,17 @@ impl SharedLimits {
             wishes.iter().zip(&reply.answers).zip(conversations.drain(..))
         {
             if answer.verdict == Verdict::Late {
-                return Err(LinkError::Refused);
+                return Err(Unanswered);
             }
             if let Some(conversation) = conversation {
                 conversation.settle(answer);
             }
-            limiter.learn(wish.key, wish.class, fallback::state(&wish.algorithm, answer, now_ns), now_ns);
+            limiter.learn(
+                wish.key,
+                wish.class,
+                fallback::state(&wish.algorithm, answer, now_ns),
+                now_ns,
+            );
             if answer.verdict == Verdict::Refused {
                 let is_leased = lease::ceiling(wish.algorithm.burst(), self.live()) > 0;
                 let least_ns = if is_leased { PAUSE.as_nanos() as u64 } else { 0 };
@@ -208,12 +214,13 @@ impl SharedLimits {
         self: &Arc<Self>,
         wishes: &[Wish],
         asks: &[Ask<'_>],
-    ) -> Result<Reply, LinkError> {
-        let calls = wishes.iter().zip(asks).map(|(wish, ask)| {
-            self.call(std::iter::once(&*wish.name), std::slice::from_ref(ask))
-        });
+    ) -> Result<Reply, Unanswered> {
+        let calls = wishes
+            .iter()
+            .zip(asks)
+            .map(|(wish, ask)| self.call(std::iter::once(&*wish.name), std::slice::from_ref(ask)));
         let replies = join_all(calls).await;
-        let is_taken = |reply: &Result<Reply, LinkError>| {
+        let is_taken = |reply: &Result<Reply, Unanswered>| {
             reply.as_ref().is_ok_and(|reply| reply.answers[0].verdict == Verdict::Taken)
         };
         if !replies.iter().all(is_taken) {
@@ -241,11 +248,11 @@ impl SharedLimits {
         &self,
         names: impl Iterator<Item = &str>,
         asks: &[Ask<'_>],
-    ) -> Result<Reply, LinkError> {
+    ) -> Result<Reply, Unanswered> {
         let names: SmallVec<[&str; 4]> = names.collect();
         let arguments = script::arguments(&self.gateway, asks);
-        let value = self.link.call(&SCRIPT, &names, &arguments).await?;
-        script::reply(value, asks.len()).map_err(|_| LinkError::Refused)
+        let value = self.link.call(&SCRIPT, &names, &arguments).await.map_err(|_| Unanswered)?;
+        script::reply(value, asks.len()).map_err(|_| Unanswered)
     }
 
     /// The account of a bucket that is worth one, and how many tokens it may hold.

@@ -182,7 +182,9 @@ local function read(key, first)
     end
   end
   -- A clock that was set back has stood still since the last change: all times go back with it.
+  -- That is written even by a call that changes nothing else, or it would stand still for ever.
   if seen and is_less(now_s, now_ns, seen[1], seen[2]) then
+    bucket.is_changed = true
     local s, ns = sub(seen[1], seen[2], now_s, now_ns)
     if not is_window(bucket) then bucket.a, bucket.b = sub(bucket.a, bucket.b, s, ns) end
     for _, lease in pairs(bucket.leases) do

@@ -2,9 +2,10 @@
 //!
 //! `script.lua` says what each of its arguments means; here they are put in that order.
 
+use crate::fleet::Script;
 use crate::policy::calendar::Span;
 use crate::policy::meter::Algorithm;
-use redis::{Script, Value};
+use redis::Value;
 use smallvec::SmallVec;
 use std::sync::LazyLock;
 use thiserror::Error;

@@ -2,9 +2,7 @@
 //!
 //! It is asked of the local limiter and, by tests/sharing, of the script that decides in Redis.
 
-use super::{
-    Algorithm, FixedWindow, LeakyBucket, Period, Rate, SlidingWindow, Span, TokenBucket,
-};
+use super::{Algorithm, FixedWindow, LeakyBucket, Period, Rate, SlidingWindow, Span, TokenBucket};
 
 /// Midnight of a first of January, with both clocks the same: far enough from zero that a late
 /// caller has somewhere to be late.
