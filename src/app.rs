@@ -205,8 +205,11 @@ fn gateway(
         predecessor.take_estate()?;
     }
     gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
-    gateway.fleet =
-        config.redis.as_ref().map(|redis| Fleet::new(redis, &gateway.metrics)).transpose()?;
+    gateway.fleet = config
+        .redis
+        .as_ref()
+        .map(|redis| Fleet::new(redis, gateway.metrics.redis()))
+        .transpose()?;
     Ok((Arc::new(gateway), lock))
 }
 
