@@ -88,7 +88,10 @@ impl Fleet {
                     })
                 })
                 .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).fold(Tally::default(), Tally::and)
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .fold(Tally::default(), Tally::and)
         })
     }
 }
@@ -234,7 +237,10 @@ fn what_was_charged_to_a_request_that_could_not_be_served_is_given_back() {
         .start();
     until("Redis is up", || (gateway.admin_get("/health").json()["redis"] == "up").then_some(()));
     let gate = crate::support::Gate::default();
-    upstream.switch_to(crate::support::ok("late").behind(&gate));
+    upstream.switch_to(crate::support::Answer::Held(
+        gate.clone(),
+        Box::new(crate::support::ok("late")),
+    ));
     let mut first = gateway.client();
     first.send("GET / HTTP/1.1\r\nHost: a\r\nX-Client-ID: one\r\n\r\n");
     upstream.wait_for(1);
