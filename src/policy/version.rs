@@ -115,8 +115,7 @@ mod tests {
     #[test]
     fn a_conflict_is_what_neither_knew_of() {
         let shared = |counter| Held { version: version(counter, 1), unshared_over: None };
-        let own =
-            |counter, over| Held { version: version(counter, 1), unshared_over: Some(over) };
+        let own = |counter, over| Held { version: version(counter, 1), unshared_over: Some(over) };
         let theirs = version(5, 2);
         let cases = [
             (shared(4), Verdict::Take { is_conflict: false }),
