@@ -123,12 +123,16 @@ impl Ledger<'_, '_> {
                 let is_conflict = is_conflict && self.tables.value(&name)? != entry.value;
                 let has_ended = entry.end_ms().is_some_and(|end| end <= now_ms);
                 let value = entry.value.as_ref().filter(|_| !has_ended);
-                if let Err(full) = self.put(&name, value)? {
-                    outcome.refused.push((entry.name.clone(), full));
-                    return Ok(());
-                }
-                if let Some(shares) = &mut self.tables.shares {
-                    shares.take(&entry.name, theirs, value.is_none())?;
+                let put = self.put(&name, value)?;
+                let Some(shares) = &mut self.tables.shares else { return Ok(()) };
+                match put {
+                    Ok(()) => shares.take(&entry.name, theirs, value.is_none())?,
+                    Err(full) => {
+                        // What is here is known to be older, and is not shared again.
+                        shares.settle(&entry.name, ours)?;
+                        outcome.refused.push((entry.name.clone(), full));
+                        return Ok(());
+                    }
                 }
                 outcome.conflicts.extend(is_conflict.then(conflict));
             }

@@ -132,10 +132,15 @@ impl Registry {
 pub struct UnsharedChanges(watch::Receiver<Waiting>);
 
 impl UnsharedChanges {
-    /// Waits until the number of entries that wait has changed; for ever once the registry ends.
+    /// Waits until what waits has changed and is not nothing; for ever once the registry ends.
     pub async fn next(&mut self) {
-        if self.0.changed().await.is_err() {
-            std::future::pending().await
+        loop {
+            if self.0.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if self.0.borrow_and_update().entries > 0 {
+                return;
+            }
         }
     }
 }
