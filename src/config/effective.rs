@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::value::{duration_text, percent_text, size_text};
 use super::{
     AccessLog, AccessLogFormat, Affinity, Auth, Balance, Clients, Concurrency, Config, Cost,
-    HealthCheck, HealthCheckKind, Identifier, Route, Server, Timeouts, Upstream,
+    HealthCheck, HealthCheckKind, Identifier, Redis, Route, Secret, Server, Timeouts, Upstream,
 };
 use crate::policy::breaker::BreakerPolicy;
 use crate::policy::ejection::EjectionPolicy;
@@ -37,12 +37,32 @@ pub fn effective(config: &Config) -> Value {
             "token": config.admin.token.as_ref().map(|_| MASK),
         },
         "metrics": {"listen": config.metrics.listen.to_string()},
+        "redis": config.redis.as_ref().map(redis),
         "clients": clients(&config.clients, &config.tiers),
         "limiter": {"slots": config.limiter.slots},
         "tiers": tiers.collect::<Map<_, _>>(),
         "limits": limits(&config.limits),
         "upstreams": upstreams.collect::<Map<_, _>>(),
         "routes": config.routes.iter().map(|r| route(r, config)).collect::<Vec<_>>(),
+    })
+}
+
+fn redis(redis: &Redis) -> Value {
+    let urls: Vec<String> =
+        redis.servers.iter().map(|address| redis.url_of(address, MASK)).collect();
+    let mask = |secret: &Option<Secret>| secret.as_ref().map(|_| MASK);
+    json!({
+        "url": urls,
+        "timeout": duration_text(redis.timeout),
+        "prefix": *redis.prefix,
+        "expected_gateways": redis.expected_gateways,
+        "cluster": redis.is_cluster,
+        "sentinel": redis.sentinel.as_ref().map(|sentinel| json!({
+            "master": *sentinel.master,
+            "username": sentinel.username,
+            "password": mask(&sentinel.password),
+        })),
+        "tls": redis.ca.as_ref().map(|path| json!({"ca": path.to_string_lossy()})),
     })
 }
 

@@ -5,6 +5,7 @@
 //! route answers with a status and then kept.
 
 mod connections;
+mod redis;
 mod route;
 mod series;
 mod upstream;
@@ -15,6 +16,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use redis::RedisFamilies;
+pub use redis::{RedisMetrics, RedisOutcome};
 pub use route::{InflightGuard, Latencies, RouteMetrics};
 pub use series::Names;
 use series::Removed;
@@ -46,6 +49,7 @@ pub struct Metrics {
     /// The number of the generation that serves.
     pub generation: IntGauge,
     reloads: [IntCounter; 3],
+    redis: RedisFamilies,
     /// Those of client connections.
     pub connections: ConnectionMetrics,
     /// Refusals of our own with 429 or 503.
@@ -146,6 +150,7 @@ impl Metrics {
                 // From the start at zero, or the first rejected one would be no increase.
                 ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()]))
             },
+            redis: RedisFamilies::register(registry)?,
             connections: ConnectionMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
             removed: Mutex::default(),
@@ -188,6 +193,11 @@ impl Metrics {
     /// The counters of one upstream's attempts.
     pub fn attempts(&self, upstream: &str) -> AttemptMetrics {
         self.upstream.attempts(upstream)
+    }
+
+    /// The metrics of the way to Redis, which there are from now on.
+    pub fn redis(&self) -> RedisMetrics {
+        self.redis.handles()
     }
 
     /// The metrics of one circuit.
