@@ -8,6 +8,7 @@ mod connector;
 mod gate;
 mod keeper;
 pub mod link;
+pub mod registry;
 pub mod roster;
 pub mod script;
 

@@ -14,7 +14,7 @@ mod copy;
 
 use super::Link;
 use crate::registry::{Condition, Mark, Page, Registry, RegistryError};
-use copy::{Changes, Copy, CopyError, Unknown};
+use copy::{Changes, CopyError, SharedCopy, Unknown};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::sleep;
@@ -41,7 +41,8 @@ enum RoundError {
 /// Shares `registry` with all who use the same Redis, for as long as this runs. While a successor
 /// has the registry's file, that one does it.
 pub async fn attend(link: &Link, registry: &Registry) {
-    let mut sharer = Sharer { copy: Copy::new(link.clone()), link, registry, place: None };
+    let mut sharer =
+        Sharer { copy: SharedCopy::new(link.clone()), link, registry, place: None, is_well: true };
     let mut hints = link.subscribe(CHANNEL);
     let mut changes = link.changes();
     let mut unshared = registry.unshared_changes();
@@ -88,11 +89,13 @@ struct Again {
 }
 
 struct Sharer<'a> {
-    copy: Copy,
+    copy: SharedCopy,
     link: &'a Link,
     registry: &'a Registry,
     /// None until the registry has told it.
     place: Option<Place>,
+    /// Whether the last round came to its end.
+    is_well: bool,
 }
 
 impl Sharer<'_> {
@@ -104,13 +107,13 @@ impl Sharer<'_> {
             self.place = self.place.take().filter(|_| !is_away);
             return None;
         }
-        match self.round().await {
-            Ok(()) => {
-                self.registry.set_prompt(true);
-                None
-            }
+        self.registry.set_prompt(self.is_well);
+        let done = self.round().await;
+        self.is_well = done.is_ok();
+        self.registry.set_prompt(self.is_well);
+        match done {
+            Ok(()) => None,
             Err(error) => {
-                self.registry.set_prompt(false);
                 let is_expected = matches!(
                     error,
                     RoundError::Registry(RegistryError::HandedOver | RegistryError::Busy)

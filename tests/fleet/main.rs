@@ -11,4 +11,5 @@
 mod support;
 
 mod link;
+mod registry_copies;
 mod rig;

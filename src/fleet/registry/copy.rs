@@ -1,9 +1,7 @@
 //! The copy of the registry in Redis: two scripts and what they answer.
 
 use crate::fleet::{Link, LinkError, Script};
-use crate::registry::{
-    Entry, KEEP_REMOVED, Lasting, MAX_REMOVED, Page, Pushed, read_version,
-};
+use crate::registry::{Entry, KEEP_REMOVED, Lasting, MAX_REMOVED, Page, Pushed, read_version};
 use redis::Value;
 use std::time::Duration;
 use thiserror::Error;
@@ -23,7 +21,7 @@ pub(super) enum CopyError {
 }
 
 /// The copy.
-pub(super) struct Copy {
+pub(super) struct SharedCopy {
     link: Link,
     keys: [String; 4],
     put: Script,
@@ -56,12 +54,12 @@ pub(super) struct Changes {
     pub(super) has_more: bool,
 }
 
-impl self::Copy {
-    pub(super) fn new(link: Link) -> self::Copy {
+impl SharedCopy {
+    pub(super) fn new(link: Link) -> SharedCopy {
         // One slot of a cluster for all of them.
         let keys = ["entries", "log", "ends", "state"]
             .map(|name| format!("{}{{registry}}:{name}", link.prefix()));
-        self::Copy {
+        SharedCopy {
             link,
             keys,
             put: Script::new(include_str!("put.lua")),
@@ -71,22 +69,22 @@ impl self::Copy {
     }
 
     /// Puts entries there; what that came to, for the registry to take over.
-    pub(super) async fn put(
-        &self,
-        entries: &[Entry],
-        unknown: Unknown,
-    ) -> Result<Page, CopyError> {
+    pub(super) async fn put(&self, entries: &[Entry], unknown: Unknown) -> Result<Page, CopyError> {
         let mut args = vec![
             KEEP_REMOVED.as_millis().to_string(),
             MAX_REMOVED.to_string(),
             u8::from(unknown == Unknown::Left).to_string(),
         ];
         for entry in entries {
-            args.extend([entry.name().to_owned(), entry.text(), match entry.lasting() {
-                Lasting::Always => "always".to_owned(),
-                Lasting::Removed => "removed".to_owned(),
-                Lasting::Until(end_ms) => end_ms.to_string(),
-            }]);
+            args.extend([
+                entry.name().to_owned(),
+                entry.text(),
+                match entry.lasting() {
+                    Lasting::Always => "always".to_owned(),
+                    Lasting::Removed => "removed".to_owned(),
+                    Lasting::Until(end_ms) => end_ms.to_string(),
+                },
+            ]);
         }
         let answer = self.link.beat(&self.put, &self.keys, &args, PATIENCE).await?;
         let answers = texts(answer)?;
