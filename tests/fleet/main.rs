@@ -11,5 +11,6 @@
 mod support;
 
 mod link;
+mod registry;
 mod registry_copies;
 mod rig;
