@@ -165,7 +165,7 @@ fn prepare(
     let serving = data.started();
     let open = watch::channel(false).0;
     let data = Held { service: data, open: open.subscribe() };
-    server.add_service(Beside { service: data, fleet: gateway.fleet.clone() });
+    server.add_service(Beside { service: data, gateway: gateway.clone() });
     server.add_service(metrics_service(on_failure, listeners.metrics));
     server.add_service(background_service(
         "admin",
@@ -204,11 +204,9 @@ fn gateway(
     if let Some(predecessor) = predecessor {
         predecessor.take_estate()?;
     }
-    gateway.fleet = config
-        .redis
-        .as_ref()
-        .map(|redis| Fleet::new(redis, gateway.metrics.redis()))
-        .transpose()?;
+    if let Some(redis) = &config.redis {
+        gateway.join(Fleet::new(redis, gateway.metrics.redis())?);
+    }
     let folder = config.state_dir.as_deref();
     let registry = match &gateway.fleet {
         Some(fleet) => Registry::open_shared(folder, Bounds::default(), fleet.id.0),

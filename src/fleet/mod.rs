@@ -6,6 +6,7 @@
 pub mod channels;
 mod connector;
 mod gate;
+pub mod hints;
 mod keeper;
 pub mod link;
 pub mod registry;
@@ -13,6 +14,7 @@ pub mod roster;
 pub mod script;
 
 pub use connector::Unusable;
+pub use hints::Hints;
 pub use link::{Link, LinkError};
 pub use roster::Roster;
 pub use script::Script;
@@ -32,6 +34,8 @@ pub struct Fleet {
     pub link: Link,
     /// Which ones live.
     pub roster: Roster,
+    /// What circuits tell each other.
+    pub hints: Hints,
 }
 
 /// Why a gateway cannot join the others.
@@ -55,14 +59,19 @@ impl Fleet {
         let id = GatewayId::random().map_err(CannotJoin::Randomness)?;
         let link = Link::new(config, metrics)?;
         let roster = Roster::new(link.clone(), id, config.expected_gateways);
-        Ok(Arc::new(Fleet { id, link, roster }))
+        Ok(Arc::new(Fleet { id, link, roster, hints: Hints::default() }))
     }
 
-    /// Keeps the way to Redis up and this gateway in the roster. To be run once, on the runtime of
-    /// the requests; it ends with that. From `shutdown` on this gateway does not count any more,
-    /// and Redis is still asked for those that are finished.
-    pub async fn attend(&self, shutdown: watch::Receiver<bool>) {
-        tokio::join!(self.link.attend(), self.roster.attend(shutdown));
+    /// Keeps the way to Redis up and this gateway in the roster; tells `hear` the circuits that
+    /// other gateways have opened. To be run once, on the runtime of the requests; it ends with
+    /// that. From `shutdown` on this gateway does not count any more, and Redis is still asked for
+    /// those that are finished.
+    pub async fn attend(&self, hear: impl Fn(&str), shutdown: watch::Receiver<bool>) {
+        tokio::join!(
+            self.link.attend(),
+            self.roster.attend(shutdown),
+            self.hints.attend(&self.link, self.id, hear),
+        );
     }
 }
 

@@ -240,7 +240,7 @@ impl Ledger<'_, '_> {
             self.unblock(&target)?;
         }
         match &mut self.tables.shares {
-            Some(shares) => shares.forget_removed().map(Ok),
+            Some(shares) => shares.forget_removed(now_ms).map(Ok),
             None => Ok(Ok(())),
         }
     }

@@ -263,9 +263,9 @@ impl<'t> Shares<'t> {
     }
 
     /// Forgets what was removed too long ago to matter; a bounded part of it.
-    pub(super) fn forget_removed(&mut self) -> Result<(), StorageError> {
+    pub(super) fn forget_removed(&mut self, now_ms: u64) -> Result<(), StorageError> {
         let keep_ms = u64::try_from(KEEP_REMOVED.as_millis()).unwrap_or(u64::MAX);
-        let before = self.now_ms.saturating_sub(keep_ms);
+        let before = now_ms.saturating_sub(keep_ms);
         for _ in 0..FORGET_AT_ONCE {
             if !self.forget_first(before)? {
                 break;

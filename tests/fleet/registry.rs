@@ -1,6 +1,7 @@
 //! Tiers, limits, keys and blocks that are set on one gateway and hold on all.
 
 use serde_json::Value;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{Gateway, GatewayBuilder, Link, RedisServer, Upstream, until};
@@ -141,9 +142,13 @@ fn after_a_partition_the_later_write_stands_and_the_conflict_is_logged() {
     way.cut();
     redis_is_up(&one, false);
     let (gold, limit) = (r#"{"tier":"gold"}"#, r#"{"capacity":5,"refill_rate":1}"#);
+    // Versions count milliseconds.
+    let later = || thread::sleep(Duration::from_millis(2));
     change(&one, "PUT", "/clients/both/tier", gold);
+    later();
     change(&other, "PUT", "/clients/both/limit", limit);
     change(&other, "PUT", "/clients/too/limit", limit);
+    later();
     change(&one, "PUT", "/clients/too/tier", gold);
     way.restore();
     // The other wrote `both` last, the one who was away `too`.

@@ -281,6 +281,60 @@ async fn what_no_gateway_wrote_is_left_alone() {
     assert_eq!((one.tier("a"), other.tier("a")), ("basic".into(), "premium".into()));
 }
 
+/// `TOLLGATE_ENTRIES=1000000 cargo test --release --test fleet -- --ignored --nocapture many_more`
+/// prints the figures of docs/SHARED-LIMITS.md.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; run it by hand, in release"]
+async fn many_more_entries_come_in_pages() {
+    let entries = std::env::var("TOLLGATE_ENTRIES").ok().and_then(|text| text.parse().ok());
+    let entries: usize = entries.unwrap_or(1_000_000);
+    let server = RedisServer::start();
+    let memory = || {
+        let info: String = server.ask(&["INFO", "memory"]);
+        let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+        used.trim().parse::<usize>().unwrap()
+    };
+    let per_call = || {
+        let info: String = server.ask(&["INFO", "commandstats"]);
+        let evals = info.lines().filter(|line| line.starts_with("cmdstat_eval"));
+        evals.map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    let patience = async |what: &str, is_so: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !is_so() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        println!("{what} in {:?}; {}", begun.elapsed(), per_call());
+        server.ask::<String>(&["CONFIG", "RESETSTAT"]);
+    };
+    let before = memory();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let alone = Registry::open(Some(folders[0].path())).unwrap();
+    for chunk in 0..entries / 500 {
+        let row = |number: usize| {
+            let record = Record { tier: Some("premium".into()), own_limit: None };
+            (format!("client-{:016x}", chunk * 500 + number).into(), record)
+        };
+        alone.change(Change::Import((0..500).map(row).collect())).await.unwrap();
+    }
+    drop(alone);
+    let one = Member::of(&url(&server), Some(folders[0].path()), 1);
+    let copied = || server.ask::<usize>(&["HLEN", ENTRIES]) == entries;
+    patience("all of a registry from before was shared", &copied).await;
+    one.until_all_shared().await;
+    println!("{} bytes of Redis an entry", (memory() - before) / entries);
+    let size = std::fs::metadata(folders[0].path().join("registry.redb")).unwrap().len();
+    println!("{} bytes on disk an entry", size as usize / entries);
+    let other = Member::of(&url(&server), Some(folders[1].path()), 2);
+    patience("a newcomer had all", &|| other.registry.counts()[0] == entries).await;
+    let asked = Instant::now();
+    one.set_tier("client-0000000000000007", "basic").await;
+    other.until_tier("client-0000000000000007", "basic").await;
+    println!("a change reached the other in {:?}", asked.elapsed());
+    server.ask::<String>(&["FLUSHALL"]);
+    patience("a lost copy was whole again, from two", &copied).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_will_do() {
     let cluster = RedisCluster::start();

@@ -338,6 +338,44 @@ fn what_ended_by_itself_is_not_taken_and_not_sent_as_a_removal() {
 }
 
 #[test]
+fn a_removal_is_remembered_until_it_is_shared_and_a_week_longer() {
+    let (one, mut copied) = (shared(None, A), Copied::default());
+    for id in ["a", "b"] {
+        one.set_tier(id, "premium").unwrap();
+        one.make(Change::Forget { client: id.into() }).unwrap();
+        if id == "a" {
+            copied.push(&one);
+        }
+    }
+    let names = || {
+        let entries = now(one.entries(None, 10)).unwrap();
+        entries.iter().map(|entry| entry.name().to_owned()).collect::<Vec<_>>()
+    };
+    let week_ms = u64::try_from(KEEP_REMOVED.as_millis()).unwrap();
+    let now_ms = clock::unix_ms();
+    one.make(Change::Purge { now_ms: now_ms + week_ms - 60_000 }).unwrap();
+    assert_eq!(names(), ["client/a", "client/b"]);
+    one.make(Change::Purge { now_ms: now_ms + week_ms + 60_000 }).unwrap();
+    assert_eq!(names(), ["client/b"]);
+    copied.push(&one);
+    one.make(Change::Purge { now_ms: now_ms + week_ms + 60_000 }).unwrap();
+    assert_eq!(names(), [""; 0]);
+}
+
+#[test]
+fn who_shares_nothing_keeps_nothing_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = Registry::open(Some(folder.path())).unwrap();
+    alone.set_tier("a", "premium").unwrap();
+    alone.make(Change::Forget { client: "a".into() }).unwrap();
+    alone.make(Change::Purge { now_ms: 1 }).unwrap();
+    drop(alone);
+    let file = redb::Database::open(folder.path().join(file::FILE_NAME)).unwrap();
+    let tables = redb::ReadableDatabase::begin_read(&file).unwrap();
+    assert_eq!(tables.list_tables().unwrap().count(), 4);
+}
+
+#[test]
 fn who_was_away_too_long_loses_what_all_others_removed() {
     let (one, mut copied) = (shared(None, A), Copied::default());
     one.set_tier("a", "premium").unwrap();
