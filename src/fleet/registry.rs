@@ -21,9 +21,10 @@ use tokio::time::sleep;
 
 /// How often the copy is asked whether it has changed.
 const POLL: Duration = Duration::from_millis(500);
-/// Entries that are put or read at once. Redis does nothing else meanwhile, for about a
-/// millisecond, and requests of all gateways wait for it.
-const PAGE: usize = 200;
+/// Entries that are put at once, and read at once. Redis does nothing else meanwhile, for half a
+/// millisecond or so, and requests of all gateways wait for it.
+const PUT_AT_ONCE: usize = 100;
+const READ_AT_ONCE: usize = 250;
 /// Pages before the others are looked after again: connection, messages, a successor.
 const MAX_PAGES: usize = 1_000;
 /// The channel on which gateways say that they changed something.
@@ -164,20 +165,23 @@ impl Sharer<'_> {
         if self.registry.unshared_count() == 0 {
             return Ok(false);
         }
-        let entries = self.registry.unshared(PAGE).await?;
+        let entries = self.registry.unshared(PUT_AT_ONCE).await?;
+        if entries.is_empty() {
+            return Ok(false);
+        }
         let page = self.copy.put(&entries, Unknown::Put).await?;
         let has_news = page.pushed.iter().any(|pushed| pushed.replaced != pushed.version);
         self.registry.merge(page).await?;
         if has_news {
             self.hint().await;
         }
-        Ok(entries.len() >= PAGE)
+        Ok(entries.len() >= PUT_AT_ONCE)
     }
 
     /// Puts the next of all entries where that is needed; whether there is more.
     async fn put_again(&self, place: &mut Place) -> Result<bool, RoundError> {
         let Some(again) = &mut place.again else { return Ok(false) };
-        let entries = self.registry.entries(again.after.as_deref(), PAGE).await?;
+        let entries = self.registry.entries(again.after.as_deref(), PUT_AT_ONCE).await?;
         if !entries.is_empty() {
             let mut page = self.copy.put(&entries, again.unknown).await?;
             let has_news = page.pushed.iter().any(|pushed| pushed.replaced != pushed.version);
@@ -193,7 +197,7 @@ impl Sharer<'_> {
             }
         }
         again.after = entries.last().map(|entry| entry.name().to_owned());
-        if entries.len() < PAGE {
+        if entries.len() < PUT_AT_ONCE {
             place.again = None;
         }
         Ok(true)
@@ -201,21 +205,18 @@ impl Sharer<'_> {
 
     /// Reads what others put; whether there is more.
     async fn read(&self, place: &mut Place) -> Result<bool, RoundError> {
-        let changes = self.copy.changes(place.mark.sequence, PAGE).await?;
+        let changes = self.copy.changes(place.mark.sequence, READ_AT_ONCE).await?;
         if place.must_begin_anew(&changes) {
             return Ok(true);
         }
         let Changes { entries, told, has_more, .. } = changes;
         let mark = Mark { origin: place.mark.origin.clone(), sequence: told };
-        // A process that ends before all is put begins anew with that.
-        let is_to_keep = place.again.is_none();
-        let is_news = mark != place.mark || !place.is_current && !has_more;
-        if !entries.is_empty() || is_to_keep && is_news {
-            let mark = is_to_keep.then(|| mark.clone());
-            self.registry.merge(Page { found: entries, mark, ..Page::default() }).await?;
-        }
+        // A process that ends before all is put and read begins anew with that.
+        let is_complete = place.again.is_none() && !has_more;
+        let kept = is_complete.then(|| mark.clone());
+        self.registry.merge(Page { found: entries, mark: kept, ..Page::default() }).await?;
         place.mark = mark;
-        place.is_current |= is_to_keep && !has_more;
+        place.is_current |= is_complete;
         Ok(has_more)
     }
 

@@ -231,7 +231,7 @@ impl Keeper {
             }
             Letter::Read(reader) => reader(self.read()),
             Letter::Merge(page, answer) => {
-                let _ = answer.send(self.merge(&page));
+                let _ = answer.send(self.merge(page));
             }
             Letter::Adopt(after, answer) => {
                 let _ = answer.send(self.adopt(after.as_deref()));
@@ -258,7 +258,7 @@ impl Keeper {
         true
     }
 
-    fn read(&self) -> Result<Reading, RegistryError> {
+    pub(super) fn read(&self) -> Result<Reading, RegistryError> {
         let store = self.store()?;
         store.read().map_err(|error| RegistryError::Failing(error.to_string()))
     }

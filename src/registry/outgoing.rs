@@ -3,6 +3,7 @@
 use super::entry::{Entry, Name, Value};
 use super::file::{BLOCKS, BlockRow, CLIENTS, ClientRow, KEYS, KeyRow, Reading, Tables, api_key};
 use super::file::{beginning, record};
+use super::merge::Page;
 use super::record::KeyId;
 use super::shares::{Mark, SHARING, UNSHARED, VERSIONS, version};
 use redb::{ReadableTable, StorageError};
@@ -10,7 +11,11 @@ use std::ops::Bound;
 
 /// The most entries of one change that are sent together whatever the size of a page, so that
 /// others see all of the change at once.
-const MAX_TOGETHER: usize = 1_000;
+const MAX_TOGETHER: usize = 500;
+
+/// By how much the place in the shared copy that is on disk may be behind, in changes. To read
+/// some again costs less than to write it down at each.
+const MARK_EVERY: u64 = 10_000;
 
 /// How far a gateway has come with sharing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,6 +112,33 @@ impl Reading {
             Progress { mark: Mark { origin: origin.into(), sequence }, is_adopted }
         });
         Ok(found.unwrap_or_default())
+    }
+}
+
+impl Reading {
+    /// Leaves out of a page what is known; whether nothing is left that must be written.
+    pub(super) fn sift(&self, page: &mut Page) -> Result<bool, redb::Error> {
+        let versions = self.0.open_table(VERSIONS)?;
+        let unshared = self.0.open_table(UNSHARED)?;
+        let mut found = Vec::new();
+        for entry in page.found.drain(..) {
+            let held = versions.get(&*entry.name)?.map(|row| version(row.value().0));
+            let is_known = held == Some(entry.version)
+                && unshared.get((entry.version.counter, &*entry.name))?.is_none();
+            if !is_known {
+                found.push(entry);
+            }
+        }
+        page.found = found;
+        let mark_waits = match &page.mark {
+            None => true,
+            Some(mark) => {
+                let kept = self.progress()?.mark;
+                mark.origin == kept.origin && mark.sequence < kept.sequence + MARK_EVERY
+            }
+        };
+        let is_empty = page.pushed.is_empty() && page.found.is_empty() && page.gone.is_empty();
+        Ok(is_empty && mark_waits)
     }
 }
 

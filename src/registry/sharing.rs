@@ -147,10 +147,14 @@ impl UnsharedChanges {
 
 /// What the thread does of it.
 impl Keeper {
-    pub(super) fn merge(&mut self, page: &Page) -> Result<(), RegistryError> {
+    pub(super) fn merge(&mut self, mut page: Page) -> Result<(), RegistryError> {
+        let sifted = self.read()?.sift(&mut page);
+        if sifted.map_err(|error| RegistryError::Failing(error.to_string()))? {
+            return Ok(());
+        }
         let now_ms = clock::unix_ms();
         let outcome = self.transact(|tables, bounds, effects| {
-            merge::merge(page, Ledger { tables, bounds, effects }, now_ms)
+            merge::merge(&page, Ledger { tables, bounds, effects }, now_ms)
         })?;
         tell(&outcome);
         Ok(())

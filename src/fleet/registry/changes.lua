@@ -5,7 +5,7 @@
 --       3  zset    those that end: name -> when they may be dropped, ms since 1970
 --       4  hash    about all of it: epoch, sequence, floor
 -- ARGV  1  the sequence number
---       2  how many changes to tell at the most
+--       2  how many changes to tell at the most, up to 1 000
 --       3  a random name for this copy, should it have none
 --
 -- Answers with a list of texts: the copy's name (epoch), which is another one after the copy was
@@ -34,9 +34,16 @@ local floor = redis.call('HGET', state, 'floor') or '0'
 local answer = { epoch, run, sequence, floor }
 local found = redis.call(
   'ZRANGEBYSCORE', log, '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+if #found == 0 then
+  return answer
+end
+local names = {}
 for i = 1, #found, 2 do
-  answer[#answer + 1] = found[i + 1]
-  answer[#answer + 1] = found[i]
-  answer[#answer + 1] = redis.call('HGET', entries, found[i]) or ''
+  names[#names + 1] = found[i]
+end
+for i, text in ipairs(redis.call('HMGET', entries, unpack(names))) do
+  answer[#answer + 1] = found[2 * i]
+  answer[#answer + 1] = names[i]
+  answer[#answer + 1] = text or ''
 end
 return answer

@@ -7,8 +7,8 @@
 -- ARGV  1  how long an entry is kept once it has ended, in ms
 --       2  how many that have ended are kept at the most
 --       3  "1": put only what stands already; anything else: put all
---       and three for each entry: its name; version and value; "always", "removed", or the
---       time at which it ends in ms since 1970
+--       and three for each of at most 1 000 entries with different names: its name; version and
+--       value; "always", "removed", or the time at which it ends in ms since 1970
 --
 -- Answers with one text for each entry:
 --       "+" and the version that stood before, if any: it was put
@@ -23,35 +23,51 @@ local entries, log, ends, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local keep, most, only_known = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local first = tonumber(redis.call('HGET', state, 'sequence') or '0')
-local sequence = first
+local sequence = tonumber(redis.call('HGET', state, 'sequence') or '0')
 local answers = {}
 
+local names = {}
 for i = 4, #ARGV, 3 do
-  local name, text, lasting = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  names[#names + 1] = ARGV[i]
+end
+local standing = redis.call('HMGET', entries, unpack(names))
+local puts, order, ending, lasting_ones = {}, {}, {}, {}
+for i, name in ipairs(names) do
+  local text, lasting = ARGV[3 * i + 2], ARGV[3 * i + 3]
   local version = string.sub(text, 1, 41)
-  local stood = redis.call('HGET', entries, name)
+  local stood = standing[i]
   local old = stood and string.sub(stood, 1, 41) or ''
-  local answer
   if not stood and only_known then
-    answer = '?'
+    answers[i] = '?'
   elseif old == version then
-    answer = '='
+    answers[i] = '='
   elseif old > version then
-    answer = '-' .. stood
+    answers[i] = '-' .. stood
   else
-    answer = '+' .. old
+    answers[i] = '+' .. old
     sequence = sequence + 1
-    redis.call('HSET', entries, name, text)
-    redis.call('ZADD', log, sequence, name)
+    puts[#puts + 1], puts[#puts + 2] = name, text
+    order[#order + 1], order[#order + 2] = sequence, name
     if lasting == 'always' then
-      redis.call('ZREM', ends, name)
+      lasting_ones[#lasting_ones + 1] = name
     else
       local at = lasting == 'removed' and now or tonumber(lasting)
-      redis.call('ZADD', ends, string.format('%.0f', at + keep), name)
+      ending[#ending + 1], ending[#ending + 2] = string.format('%.0f', at + keep), name
     end
   end
-  answers[#answers + 1] = answer
+end
+
+-- The first of these is what fails when the memory is full, and then nothing was written.
+if #puts > 0 then
+  redis.call('HSET', entries, unpack(puts))
+  redis.call('ZADD', log, unpack(order))
+  redis.call('HSET', state, 'sequence', string.format('%.0f', sequence))
+end
+if #ending > 0 then
+  redis.call('ZADD', ends, unpack(ending))
+end
+if #lasting_ones > 0 then
+  redis.call('ZREM', ends, unpack(lasting_ones))
 end
 
 -- What ended long ago goes, a few at a time, and the oldest before that when there are too many.
@@ -68,9 +84,6 @@ for _, name in ipairs(due) do
   redis.call('ZREM', ends, name)
 end
 
-if sequence > first then
-  redis.call('HSET', state, 'sequence', string.format('%.0f', sequence))
-end
 if #due > 0 then
   redis.call('HSET', state, 'floor', string.format('%.0f', floor))
 end
