@@ -11,7 +11,7 @@ use tollgate::policy::tier::Tiers;
 use tollgate::registry::{Bounds, Change, KnownClients, Record, Registry};
 
 use crate::rig::Attended;
-use crate::support::{DEADLINE, Link, RedisCluster, RedisServer};
+use crate::support::{DEADLINE, Link, RedisCluster, RedisSentinels, RedisServer};
 
 /// One who shares a registry.
 struct Member {
@@ -344,4 +344,68 @@ async fn a_cluster_will_do() {
     other.until_tier("a", "premium").await;
     other.set_tier("a", "basic").await;
     one.until_tier("a", "basic").await;
+    // What is shared moves to another node.
+    let slot: u16 = cluster.nodes[0].ask(&["CLUSTER", "KEYSLOT", ENTRIES]);
+    let has = |node: usize| {
+        let found = cluster.nodes[node].try_ask::<Vec<String>>(&[
+            "CLUSTER",
+            "GETKEYSINSLOT",
+            &slot.to_string(),
+            "9",
+        ]);
+        found.is_ok_and(|keys| !keys.is_empty())
+    };
+    let from = (0..3).find(|&node| has(node)).unwrap();
+    let to = (from + 1) % 3;
+    tokio::task::block_in_place(|| cluster.move_slot(slot, from, to));
+    one.set_tier("a", "premium").await;
+    other.until_tier("a", "premium").await;
+    one.until_all_shared().await;
+    assert!(has(to) && !has(from));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_back_with_what_it_had_earlier_loses_nothing() {
+    let mut server = RedisServer::start();
+    let [one, other] = [1, 2].map(|writer| Member::to(&server, writer));
+    one.set_tier("a", "premium").await;
+    one.set_tier("b", "premium").await;
+    one.until_all_shared().await;
+    server.ask::<String>(&["SAVE"]);
+    one.set_tier("a", "basic").await;
+    other.forget("b").await;
+    one.until_all_shared().await;
+    other.until_all_shared().await;
+    other.until_tier("a", "basic").await;
+    server.kill();
+    one.attended.until_up(false).await;
+    server.run();
+    // Somebody without memory, to whom what Redis has is all there is.
+    let newcomer = Member::to(&server, 3);
+    newcomer.until_tier("a", "basic").await;
+    newcomer.until_tier("b", "free").await;
+    assert_eq!([&one, &other].map(|member| member.tier("b")), ["free"; 2]);
+    assert_eq!([&one, &other].map(|member| member.tier("a")), ["basic"; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_takes_over_without_the_last_writes_gets_them_again() {
+    let mut all = RedisSentinels::start();
+    let section = format!("url: {}, sentinel: {{master: {}}}", all.urls(), RedisSentinels::MASTER);
+    let [one, other] = [1, 2].map(|writer| Member::of(&section, None, writer));
+    one.set_tier("a", "premium").await;
+    other.until_tier("a", "premium").await;
+    all.servers[1].freeze();
+    one.set_tier("a", "basic").await;
+    other.until_tier("a", "basic").await;
+    one.until_all_shared().await;
+    all.servers[0].kill();
+    all.servers[1].thaw();
+    one.set_tier("b", "basic").await;
+    other.until_tier("b", "basic").await;
+    let has = |name: &str, tier: &str| {
+        let text = all.servers[1].ask::<Option<String>>(&["HGET", ENTRIES, name]);
+        text.is_some_and(|text| text.contains(tier))
+    };
+    until("the new one has all", || has("client/a", "basic") && has("client/b", "basic")).await;
 }
