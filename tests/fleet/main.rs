@@ -10,6 +10,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
+mod gateways;
+mod hints;
 mod link;
 mod registry;
 mod registry_copies;

@@ -117,8 +117,8 @@ fn every_history_of_a_careful_breaker_is_as_it_should_be() {
 }
 
 #[test]
-fn every_history_of_12_events_of_a_wary_breaker_is_as_it_should_be() {
-    let (states, _) = explore(&WARY, 12, true);
+fn every_history_of_14_events_of_a_wary_breaker_is_as_it_should_be() {
+    let (states, _) = explore(&WARY, 14, true);
     assert!(states > 5_000, "{states} states");
 }
 

@@ -295,10 +295,10 @@ impl World {
     fn trip(&self) -> Option<u64> {
         let mut policy = self.policy.clone();
         if self.hinted_until > 0 {
-            policy.min_requests = (policy.min_requests + 1) / 2;
+            policy.min_requests = policy.min_requests.div_ceil(2);
             policy.consecutive_failures = match policy.consecutive_failures {
                 Some(0..=4) => policy.consecutive_failures.map(|most| most.min(2)),
-                most => most.map(|most| (most + 1) / 2),
+                most => most.map(|most| most.div_ceil(2)),
             };
         }
         let row: Vec<&Call> = self.calls.iter().rev().take_while(|call| call.is_failure).collect();
