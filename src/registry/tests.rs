@@ -448,3 +448,5 @@ fn an_api_key_leads_to_its_client_and_no_other() {
         assert_eq!(client(stranger), None, "{stranger:?}");
     }
 }
+
+mod sharing;
