@@ -13,7 +13,7 @@
 mod copy;
 
 use super::Link;
-use crate::registry::{Condition, Mark, Page, Registry, RegistryError};
+use crate::registry::{Condition, Mark, Page, Progress, Registry, RegistryError};
 use copy::{Changes, CopyError, SharedCopy, Unknown};
 use std::time::Duration;
 use thiserror::Error;
@@ -75,6 +75,8 @@ pub async fn attend(link: &Link, registry: &Registry) {
 #[derive(Debug)]
 struct Place {
     mark: Mark,
+    /// Entries from before the first sharing are let in, from behind this one on.
+    adopting: Option<String>,
     /// Everything is being put there again.
     again: Option<Again>,
     /// Whether all of it was read once.
@@ -136,21 +138,16 @@ impl Sharer<'_> {
 
     /// Where the registry was when it was last shared, by whatever process.
     async fn first_place(&self) -> Result<Place, RoundError> {
-        let progress = self.registry.progress().await?;
-        let mut after = None;
-        while !progress.is_adopted {
-            after = self.registry.adopt(after).await?;
-            if after.is_none() {
-                break;
-            }
-        }
-        let is_current = !progress.mark.origin.is_empty();
-        Ok(Place { mark: progress.mark, again: None, is_current })
+        let Progress { mark, is_adopted } = self.registry.progress().await?;
+        let adopting = (!is_adopted).then(String::new);
+        let is_current = !mark.origin.is_empty();
+        Ok(Place { mark, adopting, again: None, is_current })
     }
 
     async fn work(&self, place: &mut Place) -> Result<(), RoundError> {
         for _ in 0..MAX_PAGES {
             let mut is_done = !self.push().await?;
+            is_done &= !self.adopt(place).await?;
             is_done &= !self.put_again(place).await?;
             is_done &= !self.read(place).await?;
             if is_done {
@@ -176,6 +173,13 @@ impl Sharer<'_> {
             self.hint().await;
         }
         Ok(entries.len() >= PUT_AT_ONCE)
+    }
+
+    /// Lets entries from before the first sharing wait to be shared; whether there are more.
+    async fn adopt(&self, place: &mut Place) -> Result<bool, RoundError> {
+        let Some(after) = place.adopting.clone() else { return Ok(false) };
+        place.adopting = self.registry.adopt(after).await?;
+        Ok(true)
     }
 
     /// Puts the next of all entries where that is needed; whether there is more.
@@ -251,11 +255,9 @@ impl Place {
                 if unknown == Unknown::Left { "long unseen" } else { "another one than before" }
             );
         }
-        *self = Place {
-            mark: Mark { origin: origin.into(), sequence: 0 },
-            again: Some(Again { after: None, unknown }),
-            is_current: false,
-        };
+        self.mark = Mark { origin: origin.into(), sequence: 0 };
+        self.again = Some(Again { after: None, unknown });
+        self.is_current = false;
         true
     }
 }

@@ -49,7 +49,10 @@ impl Name<'_> {
             }
             ("block", target) => {
                 let found = Target::of_text(target)?;
-                (found.to_string() == target).then(|| Name::Block(Cow::Owned(found)))
+                Some(found)
+                    .filter(|found| found.to_string() == target)
+                    .map(Cow::Owned)
+                    .map(Name::Block)
             }
             _ => None,
         }

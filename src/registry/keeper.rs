@@ -12,6 +12,7 @@ use super::ledger;
 use super::memory::{Memory, Seen, TierNames};
 use super::merge::Page;
 use super::record::{Change, Effect};
+use super::shares::Shares;
 use super::sharing::Sharing;
 use crate::clock;
 use redb::StorageError;
@@ -45,7 +46,7 @@ pub(super) enum Letter {
     Merge(Page, Answer<()>),
     /// To give some entries from before the first sharing a version. Answered with where to go
     /// on.
-    Adopt(Option<String>, Answer<Option<String>>),
+    Adopt(String, Answer<Option<String>>),
     /// To let somebody read.
     Read(Reader),
     /// To close the file, because a successor will open it.
@@ -234,7 +235,7 @@ impl Keeper {
                 let _ = answer.send(self.merge(page));
             }
             Letter::Adopt(after, answer) => {
-                let _ = answer.send(self.adopt(after.as_deref()));
+                let _ = answer.send(self.adopt(&after));
             }
             Letter::LetGo(answer) => {
                 // What is in memory alone goes nowhere. Dropping a file closes and unlocks it.
@@ -279,7 +280,7 @@ impl Keeper {
         let written = self.transact(|tables, bounds, effects| {
             let made = batch.iter().map(|(change, _)| {
                 let made = ledger::make(change, tables, bounds, effects)?;
-                Ok(made.map(|()| tables.shares.as_ref().map_or(0, |shares| shares.written())))
+                Ok(made.map(|()| tables.shares.as_ref().map_or(0, Shares::written)))
             });
             made.collect::<Result<Vec<_>, _>>()
         });

@@ -95,6 +95,11 @@ fn settle(pushed: &Pushed, ledger: &mut Ledger<'_, '_>) -> Result<Option<Conflic
     Ok(is_conflict.then(conflict))
 }
 
+/// Whether it is a loss that `ours` gives way: it says something else, or was removed here.
+fn is_other(ours: Option<&Value>, entry: &Entry, was_written: bool) -> bool {
+    (ours.is_some() || was_written) && ours != entry.value.as_ref()
+}
+
 impl Ledger<'_, '_> {
     /// Decides about one entry.
     fn meet(
@@ -120,7 +125,9 @@ impl Ledger<'_, '_> {
             }
             Verdict::Repeat => shares.wait(&entry.name, theirs)?,
             Verdict::Take { is_conflict } => {
-                let is_conflict = is_conflict && self.tables.value(&name)? != entry.value;
+                // What has no version yet is from before the first sharing.
+                let is_conflict = (is_conflict || ours == Version::NONE)
+                    && is_other(self.tables.value(&name)?.as_ref(), entry, is_conflict);
                 let has_ended = entry.end_ms().is_some_and(|end| end <= now_ms);
                 let value = entry.value.as_ref().filter(|_| !has_ended);
                 let put = self.put(&name, value)?;
@@ -219,7 +226,7 @@ impl Ledger<'_, '_> {
     /// `after`; the last one's name where there may be more.
     pub(super) fn adopt(
         &mut self,
-        after: Option<&str>,
+        after: &str,
         most: usize,
     ) -> Result<Option<String>, StorageError> {
         let names = self.tables.names(after, most)?;

@@ -148,16 +148,13 @@ impl Tables<'_> {
         Values { clients: &self.clients, keys: &self.keys, blocks: &self.blocks }.get(name)
     }
 
-    /// At most `most` names of entries behind `after`: blocks, then clients, then keys.
-    pub(super) fn names(
-        &self,
-        after: Option<&str>,
-        most: usize,
-    ) -> Result<Vec<String>, StorageError> {
-        let after = after.and_then(Name::parse);
+    /// At most `most` names of entries behind the one named `after`: blocks, then clients, then
+    /// keys. All of them where that names none.
+    pub(super) fn names(&self, after: &str, most: usize) -> Result<Vec<String>, StorageError> {
+        let after = Name::parse(after);
         let mut names = Vec::new();
         if matches!(after, None | Some(Name::Block(_))) {
-            let after = after.as_ref().map(|name| name.to_string());
+            let after = after.as_ref().map(ToString::to_string);
             let after = after.as_deref().and_then(|name| name.strip_prefix("block/"));
             let rows = self.blocks.range::<&str>((beginning("", after), Bound::Unbounded))?;
             for row in rows.take(most) {

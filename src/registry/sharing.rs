@@ -2,6 +2,7 @@
 
 use super::condition::RegistryError;
 use super::entry::Entry;
+use super::file::Reading;
 use super::keeper::{Keeper, Letter};
 use super::ledger::Ledger;
 use super::merge::{self, Outcome, Page};
@@ -103,7 +104,7 @@ impl Registry {
     /// # Errors
     /// Why that cannot be read now.
     pub async fn progress(&self) -> Result<Progress, RegistryError> {
-        self.read(|reading| reading.progress()).await
+        self.read(Reading::progress).await
     }
 
     /// Takes over what was learnt from the shared copy. It is on disk, and every request from
@@ -117,11 +118,12 @@ impl Registry {
         made.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Gives some entries from before the first sharing a version; where to go on.
+    /// Gives some entries from before the first sharing a version, those behind `after`; where
+    /// to go on.
     ///
     /// # Errors
     /// Why that was not done.
-    pub async fn adopt(&self, after: Option<String>) -> Result<Option<String>, RegistryError> {
+    pub async fn adopt(&self, after: String) -> Result<Option<String>, RegistryError> {
         let (answer, made) = oneshot::channel();
         self.post(Letter::Adopt(after, answer))?;
         made.await.unwrap_or_else(|_| Err(stopped()))
@@ -160,7 +162,7 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn adopt(&mut self, after: Option<&str>) -> Result<Option<String>, RegistryError> {
+    pub(super) fn adopt(&mut self, after: &str) -> Result<Option<String>, RegistryError> {
         self.transact(|tables, bounds, effects| {
             Ledger { tables, bounds, effects }.adopt(after, ADOPT_AT_ONCE)
         })

@@ -260,14 +260,10 @@ fn a_registry_from_before_is_shared_as_what_is_older_than_all_else() {
     copied.push(&other);
     let one = shared(Some(folder.path()), A);
     assert!(!now(one.progress()).unwrap().is_adopted);
-    let mut after = None;
-    let mut pages = 0;
-    loop {
-        after = now(one.adopt(after)).unwrap();
+    let (mut after, mut pages) = (Some(String::new()), 0);
+    while let Some(page) = after {
+        after = now(one.adopt(page)).unwrap();
         pages += 1;
-        if after.is_none() {
-            break;
-        }
     }
     assert_eq!(pages, 3);
     assert!(now(one.progress()).unwrap().is_adopted);
