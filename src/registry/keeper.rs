@@ -6,10 +6,11 @@
 //! from then on meets it. When the process is replaced the file is closed for the successor,
 //! and opened again if that fails.
 
+use super::clients::Numbers;
 use super::condition::{Bounds, Condition, RegistryError, Status};
 use super::file::{FILE_NAME, OpenError, Reading, Store};
 use super::ledger;
-use super::memory::{Memory, Seen, TierNames};
+use super::memory::{Memory, Seen};
 use super::record::Change;
 use crate::clock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,7 +63,7 @@ pub(super) struct Keeper {
     folder: Option<PathBuf>,
     holding: Holding,
     memory: Arc<Memory>,
-    names: TierNames,
+    names: Numbers,
     status: Arc<Status>,
     bounds: Bounds,
     purged: Instant,
@@ -84,7 +85,7 @@ impl Keeper {
             folder: folder.map(Path::to_owned),
             holding: Holding::Wanted,
             memory,
-            names: TierNames::default(),
+            names: Numbers::default(),
             status,
             bounds,
             purged: clock::now(),
