@@ -6,10 +6,11 @@
 //! from then on meets it. When the process is replaced the file is closed for the successor,
 //! and opened again if that fails.
 
+use super::clients::Numbers;
 use super::condition::{Bounds, Condition, RegistryError, Status};
 use super::file::{FILE_NAME, OpenError, Reading, Store, Tables};
 use super::ledger;
-use super::memory::{Memory, Seen, TierNames};
+use super::memory::{Memory, Seen};
 use super::merge::Page;
 use super::record::{Change, Effect};
 use super::shares::Shares;
@@ -72,7 +73,7 @@ pub(super) struct Keeper {
     folder: Option<PathBuf>,
     holding: Holding,
     memory: Arc<Memory>,
-    names: TierNames,
+    names: Numbers,
     status: Arc<Status>,
     sharing: Arc<Sharing>,
     /// Who writes versions, where the registry is shared.
@@ -99,7 +100,7 @@ impl Keeper {
             folder: folder.map(Path::to_owned),
             holding: Holding::Wanted,
             memory,
-            names: TierNames::default(),
+            names: Numbers::default(),
             status,
             sharing,
             writer,

@@ -7,6 +7,7 @@
 //! is there after any end of the process.
 
 mod blocks;
+mod clients;
 mod condition;
 mod entry;
 mod file;
@@ -122,8 +123,8 @@ impl Registry {
     pub fn standing(&self, id: &str, known: &KnownClients, tiers: &Tiers) -> Standing {
         let configured = known.find(id);
         let change = self.memory.client(id, |held| {
-            let tier = held.tier.as_deref().and_then(|name| tiers.find(name));
-            (tier, held.own_limit.as_deref().copied())
+            let tier = held.tier.and_then(|name| tiers.find(name));
+            (tier, held.own_limit)
         });
         let is_registered = configured.is_some() || change.is_some();
         let (changed_tier, own_limit) = change.unwrap_or_default();
