@@ -13,7 +13,7 @@ use super::{
 };
 use crate::policy::breaker::BreakerPolicy;
 use crate::policy::ejection::EjectionPolicy;
-use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, OnStoreFailure, Role, Store};
 use crate::policy::meter::Algorithm;
 use crate::policy::rate::TokenBucket;
 use crate::policy::reload_watch::WatchPolicy;
@@ -195,7 +195,14 @@ fn limit(limit: &Limit) -> Value {
     }
     value["key"] = key;
     value["algorithm"] = json!(limit.algorithm.name());
-    value["store"] = json!("local");
+    value["store"] = json!(if limit.store == Store::Local { "local" } else { "shared" });
+    if let Store::Shared(on_failure) = limit.store {
+        value["on_store_failure"] = json!(match on_failure {
+            OnStoreFailure::FairShare => "fair_share",
+            OnStoreFailure::Allow => "allow",
+            OnStoreFailure::Deny => "deny",
+        });
+    }
     value["shadow"] = json!(limit.is_shadow);
     value["quota"] = Value::Null;
     value["ipv6_escalation"] = Value::Null;

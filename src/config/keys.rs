@@ -75,7 +75,6 @@ pub(super) const IDENTIFIER: Keys = Keys { known: &["header", "from"], later: &[
 pub(super) const KNOWN_CLIENT: Keys = Keys { known: &["tier", "api_keys"], later: &[] };
 pub(super) const LIMITER: Keys = Keys { known: &["slots"], later: &[] };
 pub(super) const TIER: Keys = Keys { known: &["rate", "burst", "concurrency"], later: &[] };
-const LIMIT_LATER: &[&str] = &["on_store_failure"];
 pub(super) const LIMIT: Keys = Keys {
     known: &[
         "name",
@@ -87,10 +86,11 @@ pub(super) const LIMIT: Keys = Keys {
         "quota",
         "ipv6_escalation",
         "store",
+        "on_store_failure",
         "cost",
         "shadow",
     ],
-    later: LIMIT_LATER,
+    later: &[],
 };
 pub(super) const ROUTE_LIMIT: Keys = Keys {
     known: &[
@@ -102,10 +102,11 @@ pub(super) const ROUTE_LIMIT: Keys = Keys {
         "quota",
         "ipv6_escalation",
         "store",
+        "on_store_failure",
         "cost",
         "shadow",
     ],
-    later: LIMIT_LATER,
+    later: &[],
 };
 pub(super) const QUOTA: Keys = Keys { known: &["limit", "per"], later: &[] };
 pub(super) const LIMIT_KEY: Keys = Keys { known: &["header"], later: &[] };

@@ -234,9 +234,9 @@ fn check(root: &Field<'_>, report: &mut Report) -> Option<Config> {
     let default_tier = clients.as_ref().and_then(|section| section.get("default_tier"));
     let tiers = limits::read_tiers(root.get("tiers"), default_tier, report);
     let clients = Clients::read(clients.as_ref(), &tiers, report);
-    let limits = limits::read_limits(root.get("limits"), report);
+    let limits = limits::read_limits(root.get("limits"), redis.is_some(), report);
     let upstreams = upstreams::read(root.get("upstreams"), report);
-    let routes = routes::read(root.get("routes"), &upstreams, report);
+    let routes = routes::read(root.get("routes"), &upstreams, redis.is_some(), report);
     let config = Config {
         state_dir,
         server,

@@ -272,9 +272,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
     refused(&[
         ("tls: {}", later),
         ("server: {proxy_protocol: true}", later),
-        ("limits: [{name: a, rate: 1/s, burst: 1, on_store_failure: deny}]", later),
-        ("limits: [{name: a, rate: 1/s, burst: 1, store: shared}]", later),
-        (&with_route("limit: {rate: 1/s, burst: 1, on_store_failure: allow}"), later),
         ("clients: {identify: [jwt]}", later),
     ]);
 }

@@ -8,7 +8,9 @@ mod connector;
 mod gate;
 pub mod hints;
 mod keeper;
+pub mod limits;
 pub mod link;
+pub mod registry;
 pub mod roster;
 pub mod script;
 pub mod symptom;
@@ -21,7 +23,8 @@ pub use script::Script;
 pub use symptom::LinkError;
 
 use crate::config;
-use crate::metrics::RedisMetrics;
+use crate::metrics::Metrics;
+use limits::SharedLimits;
 use std::fmt;
 use std::sync::Arc;
 use thiserror::Error;
@@ -34,7 +37,9 @@ pub struct Fleet {
     /// The way to Redis.
     pub link: Link,
     /// Which ones live.
-    pub roster: Roster,
+    pub roster: Arc<Roster>,
+    /// The limits they have in common.
+    pub limits: Arc<SharedLimits>,
     /// What circuits tell each other.
     pub hints: Hints,
 }
@@ -56,21 +61,29 @@ impl Fleet {
     ///
     /// # Errors
     /// When what the configuration names cannot be used. A Redis that is not there is no error.
-    pub fn new(config: &config::Redis, metrics: RedisMetrics) -> Result<Arc<Fleet>, CannotJoin> {
+    pub fn new(config: &config::Redis, metrics: &Metrics) -> Result<Arc<Fleet>, CannotJoin> {
         let id = GatewayId::random().map_err(CannotJoin::Randomness)?;
-        let link = Link::new(config, metrics)?;
-        let roster = Roster::new(link.clone(), id, config.expected_gateways);
-        Ok(Arc::new(Fleet { id, link, roster, hints: Hints::default() }))
+        let link = Link::new(config, metrics.redis())?;
+        let roster = Arc::new(Roster::new(link.clone(), id, config.expected_gateways));
+        let limits = Arc::new(SharedLimits::new(
+            link.clone(),
+            roster.clone(),
+            id,
+            config.is_cluster,
+            metrics.shared_limits.clone(),
+        ));
+        Ok(Arc::new(Fleet { id, link, roster, limits, hints: Hints::default() }))
     }
 
-    /// Keeps the way to Redis up and this gateway in the roster; tells `hear` the circuits that
-    /// other gateways have opened. To be run once, on the runtime of the requests; it ends with
-    /// that. From `shutdown` on this gateway does not count any more, and Redis is still asked for
-    /// those that are finished.
+    /// Keeps the way to Redis up and this gateway in the roster; settles accounts of limits; tells
+    /// `hear` the circuits that other gateways have opened. To be run once, on the runtime of the
+    /// requests; it ends with that. From `shutdown` on this gateway does not count any more, and
+    /// Redis is still asked for those that are finished.
     pub async fn attend(&self, hear: impl Fn(&str), shutdown: watch::Receiver<bool>) {
         tokio::join!(
             self.link.attend(),
-            self.roster.attend(shutdown),
+            self.roster.attend(shutdown.clone()),
+            self.limits.attend(shutdown),
             self.hints.attend(&self.link, self.id, hear),
         );
     }

@@ -8,6 +8,7 @@ mod connections;
 mod redis;
 mod route;
 mod series;
+mod shared_limits;
 mod upstream;
 
 pub use connections::ConnectionMetrics;
@@ -21,6 +22,7 @@ pub use redis::{RedisMetrics, RedisOutcome};
 pub use route::{InflightGuard, Latencies, RouteMetrics};
 pub use series::Names;
 use series::Removed;
+pub use shared_limits::SharedLimitMetrics;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use upstream::UpstreamFamilies;
@@ -52,6 +54,8 @@ pub struct Metrics {
     redis: RedisFamilies,
     /// Those of client connections.
     pub connections: ConnectionMetrics,
+    /// Those of limits that gateways share.
+    pub shared_limits: SharedLimitMetrics,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
     removed: Mutex<Removed>,
@@ -152,6 +156,7 @@ impl Metrics {
             },
             redis: RedisFamilies::register(registry)?,
             connections: ConnectionMetrics::register(registry)?,
+            shared_limits: SharedLimitMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
             removed: Mutex::default(),
         })

@@ -94,6 +94,12 @@ impl Standing {
         self.wait_ns != Some(0)
     }
 
+    /// The same as one that refuses `cost` tokens for so long; none: for ever.
+    pub fn refused_for(self, wait_ns: Option<u64>, cost: u32) -> Standing {
+        let tokens = self.tokens.min(u64::from(cost.saturating_sub(1)));
+        Standing { wait_ns, tokens, ..self }
+    }
+
     /// Whichever has the longer wait, none at all being the longest; `self` among equals.
     pub fn longer(self, other: Standing) -> Standing {
         let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
@@ -101,7 +107,7 @@ impl Standing {
     }
 
     /// Whichever has the smaller share of its burst left; `self` among equals.
-    fn tighter(self, other: Standing) -> Standing {
+    pub fn tighter(self, other: Standing) -> Standing {
         // a/b < c/d without division; bursts are far below 2^64, the product is not.
         let is_other = u128::from(other.tokens) * u128::from(self.burst)
             < u128::from(self.tokens) * u128::from(other.burst);
@@ -152,6 +158,21 @@ impl Receipt {
     /// where it may go on at once.
     pub fn delay(&self) -> Option<Delay> {
         self.delay
+    }
+
+    /// Notes that the request is to be held back.
+    pub fn hold_back(&mut self, delay: Delay) {
+        if delay.delay_ns > self.delay.map_or(0, |delay| delay.delay_ns) {
+            self.delay = Some(delay);
+        }
+    }
+
+    /// Puts another's charges behind its own.
+    pub fn append(&mut self, other: Receipt) {
+        self.charges.extend(other.charges);
+        if let Some(delay) = other.delay {
+            self.hold_back(delay);
+        }
     }
 
     #[inline]
@@ -237,9 +258,15 @@ impl Limiter {
     ) -> Verdict {
         receipt.charges.clear();
         receipt.delay = None;
+        let mut tightest: Option<Standing> = None;
         for demand in demands {
             match self.charge(demand, overflow, now, &clock) {
-                Charge::Taken { state, place } => receipt.add(demand, state, place, now),
+                Charge::Taken { state, place } => {
+                    receipt.add(demand, state, place, now);
+                    let limit = limit_at(place, demand.meter, overflow);
+                    let next = Standing::new(demand, limit, state, Some(0), now);
+                    tightest = Some(tightest.map_or(next, |tightest| tightest.tighter(next)));
+                }
                 Charge::Refused { state, wait_ns, place } => {
                     for (charged, demand) in receipt.charges.drain(..).zip(demands) {
                         self.refund(&charged, demand.meter, overflow, &clock);
@@ -250,12 +277,7 @@ impl Limiter {
                 }
             }
         }
-        let standings = receipt.charges.iter().zip(demands).map(|(charged, demand)| {
-            let Payment { place, state, .. } = charged.payment;
-            let limit = limit_at(place, demand.meter, overflow);
-            Standing::new(demand, limit, state, Some(0), now)
-        });
-        Verdict::Admitted(standings.reduce(Standing::tighter))
+        Verdict::Admitted(tightest)
     }
 
     /// Charges limits that are only watched, each by itself and whatever the others say, and
@@ -292,6 +314,26 @@ impl Limiter {
         for charged in receipt.charges.drain(..) {
             self.refund(&charged, meter_of(charged.policy), overflow, &clock);
         }
+    }
+
+    /// Notes the state of a bucket whose limit somebody else decides.
+    pub fn learn(&self, key: Key, class: Class, state: u64, now: u64) {
+        self.table.put(key, class, state, now);
+    }
+
+    /// Notes that a bucket has refused so many tokens and will until then.
+    pub fn remember_refusal(&self, key: Key, cost: u32, until_ns: u64, now: u64) {
+        self.table.put(self.refused(key, cost), Class::Unregistered, until_ns, now);
+    }
+
+    /// How long a bucket still refuses so many tokens, as far as that was noted.
+    pub fn remembered_wait_ns(&self, key: Key, cost: u32, now: u64) -> Option<u64> {
+        let until_ns = self.table.state(self.refused(key, cost))?;
+        until_ns.checked_sub(now).filter(|wait_ns| *wait_ns > 0)
+    }
+
+    fn refused(&self, key: Key, cost: u32) -> Key {
+        key.beside(self.hasher.digest(KeyKind::Refused, &cost.to_le_bytes()))
     }
 
     /// How a demand stands towards the bucket of its own key, charging nothing. A key without
@@ -335,6 +377,7 @@ impl Limiter {
         Standing::new(demand, limit, state, wait_ns, now)
     }
 
+    #[inline]
     fn charge(
         &self,
         demand: &Demand<'_>,
@@ -347,14 +390,28 @@ impl Limiter {
             let (state, place) = self.table.peek(key, class, now);
             return Charge::Taken { state, place };
         }
-        let first = self.table.charge(key, class, meter, overflow, cost, now);
-        let Charge::Refused { state, place, .. } = first else { return first };
-        let limit = limit_at(place, meter, overflow);
-        if limit.cut(state, now).is_none() {
-            return first;
+        match self.table.charge(key, class, meter, overflow, cost, now) {
+            Charge::Refused { state, place, .. }
+                if limit_at(place, meter, overflow).cut(state, now).is_some() =>
+            {
+                self.charge_after_cut(demand, place, overflow, clock)
+            }
+            charge => charge,
         }
-        // The limit became smaller since the state was written. Cut it and ask again.
-        self.table.cut(key, place, limit, clock);
+    }
+
+    /// Charges a bucket whose limit became smaller since its state was written, which is first
+    /// cut to the new one.
+    #[cold]
+    fn charge_after_cut(
+        &self,
+        demand: &Demand<'_>,
+        place: Place,
+        overflow: &TokenBucket,
+        clock: &impl Fn() -> u64,
+    ) -> Charge {
+        let Demand { key, class, meter, cost, .. } = *demand;
+        self.table.cut(key, place, limit_at(place, meter, overflow), clock);
         self.table.charge(key, class, meter, overflow, cost, clock())
     }
 
