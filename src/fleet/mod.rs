@@ -69,7 +69,6 @@ impl Fleet {
             link.clone(),
             roster.clone(),
             id,
-            config.is_cluster,
             metrics.shared_limits.clone(),
         ));
         Ok(Arc::new(Fleet { id, link, roster, limits, hints: Hints::default() }))
