@@ -135,15 +135,19 @@ fn read(texts: &[Vec<u8>], behind: u64, most: usize) -> Option<Changes> {
     let text = |bytes: &[u8]| str::from_utf8(bytes).ok().map(str::to_owned);
     let number = |bytes: &[u8]| str::from_utf8(bytes).ok()?.parse::<u64>().ok();
     let [epoch, run, sequence, floor, rest @ ..] = texts else { return None };
-    let (mut entries, mut told) = (Vec::new(), behind);
+    let (mut entries, mut unread, mut told) = (Vec::new(), Vec::new(), behind);
     for change in rest.chunks(3) {
         let [at, name, value] = change else { return None };
         told = told.max(number(at)?);
         let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
         match Entry::read(&name, &value) {
             Ok(entry) => entries.push(entry),
-            Err(why) => log::warn!("{name:?} of the shared registry is left alone: {why}"),
+            Err(why) => unread.push((name.into_owned(), why)),
         }
+    }
+    if let Some((name, why)) = unread.first() {
+        let count = unread.len();
+        log::warn!("{count} entries of the shared registry are left alone, first {name:?}: {why}");
     }
     let (sequence, has_more) = (number(sequence)?, rest.len() / 3 >= most);
     Some(Changes {
