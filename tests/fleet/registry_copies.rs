@@ -1,6 +1,7 @@
 //! The registry that several share through one Redis, without gateways around.
 
 use redis::FromRedisValue;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -195,6 +196,7 @@ async fn a_copy_that_is_flushed_or_loses_a_part_is_made_whole() {
         &["DEL", ENDS],
         &["HDEL", ENTRIES, "client/b"],
     ];
+    let mut names = HashSet::from([server.ask::<String>(&["HGET", state, "epoch"])]);
     for (number, loss) in losses.into_iter().enumerate() {
         server.ask::<redis::Value>(loss);
         let is_whole = || {
@@ -203,6 +205,11 @@ async fn a_copy_that_is_flushed_or_loses_a_part_is_made_whole() {
             entries == log && entries == 3 + number
         };
         until(&format!("{loss:?} is made up for"), is_whole).await;
+        // A copy that was lost has another name than any before.
+        if loss != ["DEL", ENDS] {
+            let name = || server.ask::<Option<String>>(&["HGET", state, "epoch"]);
+            until("it has a name", || name().is_some_and(|name| names.insert(name))).await;
+        }
         let client = format!("after{number}");
         other.set_tier(&client, "basic").await;
         one.until_tier(&client, "basic").await;

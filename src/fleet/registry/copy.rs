@@ -26,8 +26,6 @@ pub(super) struct SharedCopy {
     keys: [String; 4],
     put: Script,
     changes: Script,
-    /// What the copy is called if it has no name.
-    name: String,
 }
 
 /// Whether entries that the copy does not have are put there.
@@ -64,7 +62,6 @@ impl SharedCopy {
             keys,
             put: Script::new(include_str!("put.lua")),
             changes: Script::new(include_str!("changes.lua")),
-            name: format!("{:016x}", fastrand::u64(..)),
         }
     }
 
@@ -100,7 +97,9 @@ impl SharedCopy {
 
     /// What changed behind a number, at most `most` changes.
     pub(super) async fn changes(&self, behind: u64, most: usize) -> Result<Changes, CopyError> {
-        let args = [behind.to_string(), most.to_string(), self.name.clone()];
+        // Another one each time: a copy that is lost again must not get its old name.
+        let name = format!("{:016x}", fastrand::u64(..));
+        let args = [behind.to_string(), most.to_string(), name];
         let answer = self.link.beat(&self.changes, &self.keys, &args, PATIENCE).await?;
         read(&texts(answer)?, behind, most).ok_or(CopyError::Answer)
     }
