@@ -12,12 +12,14 @@ pub mod link;
 pub mod registry;
 pub mod roster;
 pub mod script;
+pub mod symptom;
 
 pub use connector::Unusable;
 pub use hints::Hints;
-pub use link::{Link, LinkError};
+pub use link::Link;
 pub use roster::Roster;
 pub use script::Script;
+pub use symptom::LinkError;
 
 use crate::config;
 use crate::metrics::RedisMetrics;
