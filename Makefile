@@ -31,8 +31,9 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release/tollgate
 # zlib-ng that Pingora compresses with; the allocator and zstd are C as well.
 BUILD_NEEDS = 'cc:gcc' '/usr/include/stdlib.h:libc6-dev' 'cmake:cmake' \
 	'/etc/ssl/certs/ca-certificates.crt:ca-certificates'
-# chromium opens the Swagger UI; systemd-analyze judges the unit.
-TEST_NEEDS = 'curl:curl' 'systemd-analyze:systemd' 'chromium|chromium-browser:chromium|chromium-browser'
+# chromium opens the Swagger UI; systemd-analyze judges the unit; the tests start Redis servers
+# of their own, with certificates made by openssl.
+TEST_NEEDS = 'curl:curl' 'redis-server:redis-server' 'openssl:openssl' 'systemd-analyze:systemd' 'chromium|chromium-browser:chromium|chromium-browser'
 BENCH_NEEDS = 'wrk:wrk' 'nginx:nginx' 'haproxy:haproxy' 'slowhttptest:slowhttptest'
 
 .PHONY: build run test simulate bench load install uninstall deb lint-deploy fmt check audit build-needs

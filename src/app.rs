@@ -2,6 +2,7 @@
 //! knows all the others.
 
 mod answers;
+mod beside;
 mod data_proxy;
 mod descriptors;
 mod drain;
@@ -18,6 +19,7 @@ pub use listeners::bind;
 
 use crate::admin::{self, AdminState};
 use crate::config::{self, Config};
+use crate::fleet::Fleet;
 use crate::gateway::Gateway;
 use crate::gateway::registry_metrics::RegistryMetrics;
 use crate::gateway::table_metrics::TableMetrics;
@@ -37,6 +39,7 @@ use crate::wire::listening::{Listening, OnFailure};
 use answers::Refuser;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use beside::Beside;
 use data_proxy::DataProxy;
 use held::Held;
 use listeners::Listeners;
@@ -161,7 +164,8 @@ fn prepare(
         data_service(config, proxy, refuser, on_failure.clone(), &connections, listeners.data)?;
     let serving = data.started();
     let open = watch::channel(false).0;
-    server.add_service(Held { service: data, open: open.subscribe() });
+    let data = Held { service: data, open: open.subscribe() };
+    server.add_service(Beside { service: data, fleet: gateway.fleet.clone() });
     server.add_service(metrics_service(on_failure, listeners.metrics));
     server.add_service(background_service(
         "admin",
@@ -201,6 +205,11 @@ fn gateway(
         predecessor.take_estate()?;
     }
     gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
+    gateway.fleet = config
+        .redis
+        .as_ref()
+        .map(|redis| Fleet::new(redis, gateway.metrics.redis()))
+        .transpose()?;
     Ok((Arc::new(gateway), lock))
 }
 

@@ -6,7 +6,7 @@
 //! - [`policy`] is pure: rates and buckets, GCRA, tiers, the router, the normal form of paths.
 //! - [`config`] turns a file into checked types; after that nothing can be invalid.
 //! - [`store`] keeps the buckets in a lock-free table; [`registry`] knows the clients;
-//!   [`upstream`] the servers and whose turn it is.
+//!   [`upstream`] the servers and whose turn it is; [`fleet`] what gateways have in common.
 //! - [`gateway`] holds one generation of policy and the state that outlives it; [`reload`]
 //!   replaces the generation, [`handover`] the process.
 //! - [`decision`] says what becomes of a request before an upstream is asked: for the proxy, and
@@ -26,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod decision;
 pub mod demo;
+pub mod fleet;
 pub mod gateway;
 pub mod handover;
 pub mod lifecycle;

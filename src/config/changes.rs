@@ -102,6 +102,7 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     fixed("admin.listen", old.admin.listen == new.admin.listen);
     fixed("admin.token", old.admin.token == new.admin.token);
     fixed("metrics.listen", old.metrics == new.metrics);
+    fixed("redis", old.redis == new.redis);
     fixed("limiter.slots", old.limiter == new.limiter);
     fixed("state_dir", old.state_dir == new.state_dir);
     new.server = Server {
@@ -116,6 +117,7 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     };
     new.admin = old.admin.clone();
     new.metrics = old.metrics.clone();
+    new.redis = old.redis.clone();
     new.limiter = old.limiter.clone();
     new.state_dir = old.state_dir.clone();
     warnings

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 use super::value::{duration_text, percent_text, size_text};
 use super::{
     AccessLog, AccessLogFormat, Affinity, Auth, Balance, Clients, Concurrency, Config, Cost,
-    HealthCheck, HealthCheckKind, Identifier, Route, Server, Timeouts, Upstream,
+    HealthCheck, HealthCheckKind, Identifier, Redis, Route, Secret, Server, Timeouts, Upstream,
 };
 use crate::policy::breaker::BreakerPolicy;
 use crate::policy::ejection::EjectionPolicy;
-use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, OnStoreFailure, Role, Store};
 use crate::policy::meter::Algorithm;
 use crate::policy::rate::TokenBucket;
 use crate::policy::reload_watch::WatchPolicy;
@@ -37,12 +37,32 @@ pub fn effective(config: &Config) -> Value {
             "token": config.admin.token.as_ref().map(|_| MASK),
         },
         "metrics": {"listen": config.metrics.listen.to_string()},
+        "redis": config.redis.as_ref().map(redis),
         "clients": clients(&config.clients, &config.tiers),
         "limiter": {"slots": config.limiter.slots},
         "tiers": tiers.collect::<Map<_, _>>(),
         "limits": limits(&config.limits),
         "upstreams": upstreams.collect::<Map<_, _>>(),
         "routes": config.routes.iter().map(|r| route(r, config)).collect::<Vec<_>>(),
+    })
+}
+
+fn redis(redis: &Redis) -> Value {
+    let urls: Vec<String> =
+        redis.servers.iter().map(|address| redis.url_of(address, MASK)).collect();
+    let mask = |secret: &Option<Secret>| secret.as_ref().map(|_| MASK);
+    json!({
+        "url": urls,
+        "timeout": duration_text(redis.timeout),
+        "prefix": *redis.prefix,
+        "expected_gateways": redis.expected_gateways,
+        "cluster": redis.is_cluster,
+        "sentinel": redis.sentinel.as_ref().map(|sentinel| json!({
+            "master": *sentinel.master,
+            "username": sentinel.username,
+            "password": mask(&sentinel.password),
+        })),
+        "tls": redis.ca.as_ref().map(|path| json!({"ca": path.to_string_lossy()})),
     })
 }
 
@@ -175,7 +195,14 @@ fn limit(limit: &Limit) -> Value {
     }
     value["key"] = key;
     value["algorithm"] = json!(limit.algorithm.name());
-    value["store"] = json!("local");
+    value["store"] = json!(if limit.store == Store::Local { "local" } else { "shared" });
+    if let Store::Shared(on_failure) = limit.store {
+        value["on_store_failure"] = json!(match on_failure {
+            OnStoreFailure::FairShare => "fair_share",
+            OnStoreFailure::Allow => "allow",
+            OnStoreFailure::Deny => "deny",
+        });
+    }
     value["shadow"] = json!(limit.is_shadow);
     value["quota"] = Value::Null;
     value["ipv6_escalation"] = Value::Null;

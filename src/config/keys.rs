@@ -21,6 +21,7 @@ pub(super) const FILE: Keys = Keys {
         "server",
         "admin",
         "metrics",
+        "redis",
         "clients",
         "limiter",
         "tiers",
@@ -28,7 +29,7 @@ pub(super) const FILE: Keys = Keys {
         "upstreams",
         "routes",
     ],
-    later: &["redis"],
+    later: &[],
 };
 pub(super) const SERVER: Keys = Keys {
     known: &[
@@ -59,6 +60,13 @@ pub(super) const RELOAD_WATCH: Keys = Keys { known: &["window", "max_error_ratio
 pub(super) const ACCESS_LOG: Keys = Keys { known: &["file", "format"], later: &[] };
 pub(super) const ADMIN: Keys = Keys { known: &["listen", "token"], later: &[] };
 pub(super) const METRICS: Keys = Keys { known: &["listen"], later: &[] };
+pub(super) const REDIS: Keys = Keys {
+    known: &["url", "timeout", "prefix", "expected_gateways", "cluster", "sentinel", "tls"],
+    later: &[],
+};
+pub(super) const REDIS_SENTINEL: Keys =
+    Keys { known: &["master", "username", "password"], later: &[] };
+pub(super) const REDIS_TLS: Keys = Keys { known: &["ca"], later: &[] };
 pub(super) const CLIENTS: Keys = Keys {
     known: &["identify", "default_tier", "ipv6_prefix", "known", "api_key_header"],
     later: &[],
@@ -67,7 +75,6 @@ pub(super) const IDENTIFIER: Keys = Keys { known: &["header", "from"], later: &[
 pub(super) const KNOWN_CLIENT: Keys = Keys { known: &["tier", "api_keys"], later: &[] };
 pub(super) const LIMITER: Keys = Keys { known: &["slots"], later: &[] };
 pub(super) const TIER: Keys = Keys { known: &["rate", "burst", "concurrency"], later: &[] };
-const LIMIT_LATER: &[&str] = &["on_store_failure"];
 pub(super) const LIMIT: Keys = Keys {
     known: &[
         "name",
@@ -79,10 +86,11 @@ pub(super) const LIMIT: Keys = Keys {
         "quota",
         "ipv6_escalation",
         "store",
+        "on_store_failure",
         "cost",
         "shadow",
     ],
-    later: LIMIT_LATER,
+    later: &[],
 };
 pub(super) const ROUTE_LIMIT: Keys = Keys {
     known: &[
@@ -94,10 +102,11 @@ pub(super) const ROUTE_LIMIT: Keys = Keys {
         "quota",
         "ipv6_escalation",
         "store",
+        "on_store_failure",
         "cost",
         "shadow",
     ],
-    later: LIMIT_LATER,
+    later: &[],
 };
 pub(super) const QUOTA: Keys = Keys { known: &["limit", "per"], later: &[] };
 pub(super) const LIMIT_KEY: Keys = Keys { known: &["header"], later: &[] };
@@ -163,13 +172,16 @@ pub(super) const RETRY: Keys =
 pub(super) const BACKOFF: Keys = Keys { known: &["base", "max"], later: &[] };
 
 #[cfg(test)]
-pub(super) const ALL_KEYS: [&Keys; 28] = [
+pub(super) const ALL_KEYS: [&Keys; 31] = [
     &FILE,
     &SERVER,
     &RELOAD_WATCH,
     &ACCESS_LOG,
     &ADMIN,
     &METRICS,
+    &REDIS,
+    &REDIS_SENTINEL,
+    &REDIS_TLS,
     &CLIENTS,
     &IDENTIFIER,
     &KNOWN_CLIENT,

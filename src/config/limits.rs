@@ -6,7 +6,7 @@ use super::keys::{self, Keys};
 use super::raw::{Field, Section, Unique, word};
 use super::report::{Report, did_you_mean, one_of, quote};
 use super::value;
-use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS, Role};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, MAX_LIMITS, OnStoreFailure, Role, Store};
 use crate::policy::rate::{BucketError, Rate, TokenBucket};
 use crate::policy::tier::{MAX_TIERS, Tier, Tiers};
 
@@ -121,7 +121,11 @@ pub(super) fn token_bucket(
 const MAX_BURST: u64 = 1 << 53;
 
 /// Reads `limits`; what belongs to each comes behind it.
-pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec<Limit> {
+pub(super) fn read_limits(
+    field: Option<&Field<'_>>,
+    has_redis: bool,
+    report: &mut Report,
+) -> Vec<Limit> {
     let Some(field) = field else { return Vec::new() };
     let mut unique = Unique::default();
     let mut limits = Vec::new();
@@ -135,26 +139,31 @@ pub(super) fn read_limits(field: Option<&Field<'_>>, report: &mut Report) -> Vec
             }
             Some(name)
         });
-        limits.extend(limit(&section, name.as_deref().unwrap_or_default(), report));
+        limits.extend(limit(&section, name.as_deref().unwrap_or_default(), has_redis, report));
     }
     limits
 }
 
 /// Reads a route's own limit, and what belongs to it.
-pub(super) fn read_route_limit(field: &Field<'_>, route: &str, report: &mut Report) -> Vec<Limit> {
+pub(super) fn read_route_limit(
+    field: &Field<'_>,
+    route: &str,
+    has_redis: bool,
+    report: &mut Report,
+) -> Vec<Limit> {
     const KEYS: &Keys = &keys::ROUTE_LIMIT;
     match field.section(report, KEYS) {
-        Some(section) => limit(&section, &format!("route:{route}"), report),
+        Some(section) => limit(&section, &format!("route:{route}"), has_redis, report),
         None => Vec::new(),
     }
 }
 
 /// Reads a limit; what belongs to it comes behind it.
-fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Vec<Limit> {
-    section.value("store", report, "local", |text| word(text, &[("local", ())], &["shared"]));
+fn limit(section: &Section<'_>, name: &str, has_redis: bool, report: &mut Report) -> Vec<Limit> {
     let costs = [("route", LimitCost::Route), ("1", LimitCost::One)];
     let cost = section.value("cost", report, "route or 1", |text| word(text, &costs, &[]));
     let is_shadow = section.value("shadow", report, "true or false", value::boolean);
+    let store = store(section, has_redis, is_shadow == Some(true), report);
     let key = match section.get("key") {
         Some(field) => limit_key(field, report),
         None => Some(LimitKey::Client),
@@ -170,12 +179,47 @@ fn limit(section: &Section<'_>, name: &str, report: &mut Report) -> Vec<Limit> {
         cost: cost.unwrap_or(LimitCost::Route),
         is_shadow: is_shadow.unwrap_or(false),
         role,
+        store,
     };
     let rate = algorithm.map(|algorithm| limit("", key.clone(), algorithm, Role::Rate));
     let quota = quota.map(|algorithm| limit(":quota", key, algorithm, Role::Quota));
     let escalation = escalated
         .map(|algorithm| limit(":network", LimitKey::Network, algorithm, Role::Escalation));
     rate.into_iter().chain(quota).chain(escalation).collect()
+}
+
+/// Reads where the buckets are. A shadow's are local: it is a candidate, and what it says should
+/// cost the limits that are enforced nothing.
+fn store(section: &Section<'_>, has_redis: bool, is_shadow: bool, report: &mut Report) -> Store {
+    let words = [("local", false), ("shared", true)];
+    let written = section.value("store", report, "local or shared", |text| word(text, &words, &[]));
+    if let (Some(true), Some(field)) = (written, section.get("store")) {
+        if !has_redis {
+            field.error(report, "a shared limit needs a store; write redis: {url: …}".to_owned());
+        } else if is_shadow {
+            field.error(
+                report,
+                "a shadow is kept by each gateway for itself; write local".to_owned(),
+            );
+        }
+    }
+    let is_shared = written.unwrap_or(has_redis && !is_shadow);
+    let policies = [
+        ("fair_share", OnStoreFailure::FairShare),
+        ("allow", OnStoreFailure::Allow),
+        ("deny", OnStoreFailure::Deny),
+    ];
+    let expected = "fair_share, allow or deny";
+    let on_failure =
+        section.value("on_store_failure", report, expected, |text| word(text, &policies, &[]));
+    if let (Some(_), false, Some(field)) = (on_failure, is_shared, section.get("on_store_failure"))
+    {
+        field.error(report, "this limit is local, so no store can fail; leave it out".to_owned());
+    }
+    match is_shared {
+        true => Store::Shared(on_failure.unwrap_or(OnStoreFailure::FairShare)),
+        false => Store::Local,
+    }
 }
 
 fn limit_key(field: &Field<'_>, report: &mut Report) -> Option<LimitKey> {

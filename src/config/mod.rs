@@ -21,6 +21,7 @@ mod keys;
 mod limits;
 mod path;
 mod raw;
+mod redis;
 mod reload_watch;
 mod report;
 mod retry;
@@ -46,6 +47,7 @@ pub use concurrency::Concurrency;
 pub use connections::Connections;
 pub use effective::effective;
 pub use health::{HealthCheck, HealthCheckKind};
+pub use redis::{Redis, RedisAddress, Sentinel};
 pub use reload_watch::Reloading;
 pub use report::{Finding, InFile};
 pub use routes::{Auth, Cost, Route};
@@ -72,6 +74,8 @@ pub struct Config {
     pub admin: Admin,
     /// The Prometheus endpoint.
     pub metrics: Metrics,
+    /// What gateways have in common; none: everything is local.
+    pub redis: Option<Redis>,
     /// Who clients are.
     pub clients: Clients,
     /// The table that holds the buckets.
@@ -224,19 +228,21 @@ fn check(root: &Field<'_>, report: &mut Report) -> Option<Config> {
     let admin = Admin::read(root.get("admin"), report);
     let metrics = Metrics::read(root.get("metrics"), report);
     server::check_listeners(&server, &admin, &metrics, &root, report);
+    let redis = Redis::read(root.get("redis"), report);
     let limiter = Limiter::read(root.get("limiter"), report);
     let clients = root.get("clients").and_then(|field| field.section(report, &keys::CLIENTS));
     let default_tier = clients.as_ref().and_then(|section| section.get("default_tier"));
     let tiers = limits::read_tiers(root.get("tiers"), default_tier, report);
     let clients = Clients::read(clients.as_ref(), &tiers, report);
-    let limits = limits::read_limits(root.get("limits"), report);
+    let limits = limits::read_limits(root.get("limits"), redis.is_some(), report);
     let upstreams = upstreams::read(root.get("upstreams"), report);
-    let routes = routes::read(root.get("routes"), &upstreams, report);
+    let routes = routes::read(root.get("routes"), &upstreams, redis.is_some(), report);
     let config = Config {
         state_dir,
         server,
         admin,
         metrics,
+        redis,
         clients,
         limiter,
         tiers,

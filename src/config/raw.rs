@@ -198,6 +198,11 @@ impl<'a> Section<'a> {
         (field.node.kind != Kind::Null).then_some(field)
     }
 
+    /// Whether the key is written, be it without a value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.fields.iter().any(|(name, _)| *name == key)
+    }
+
     /// The field of this key; reports when it is absent or null.
     pub(super) fn require(
         &self,

@@ -104,24 +104,33 @@ const MAX_BODY: u64 = 1 << 40;
 pub(super) fn read(
     field: Option<&Field<'_>>,
     upstreams: &[Upstream],
+    has_redis: bool,
     report: &mut Report,
 ) -> Vec<Route> {
     let Some(field) = field else { return Vec::new() };
     let indices = upstreams.iter().enumerate().map(|(i, upstream)| (&*upstream.name, i)).collect();
+    let around = Around { upstreams: indices, has_redis };
     let mut unique = Unique::default();
     let mut routes = Vec::new();
     for field in field.list(report, MAX_ROUTES) {
         if let Some(section) = field.section(report, &keys::ROUTE) {
-            routes.extend(route(&section, &indices, &mut unique, report));
+            routes.extend(route(&section, &around, &mut unique, report));
         }
     }
     routes
 }
 
+/// What of the rest of the file a route depends on.
+struct Around<'a> {
+    /// Indices by name.
+    upstreams: HashMap<&'a str, usize>,
+    has_redis: bool,
+}
+
 /// Reads one route: every key first, so that all errors are found, and then the whole of it.
 fn route(
     section: &Section<'_>,
-    upstreams: &HashMap<&str, usize>,
+    around: &Around<'_>,
     unique: &mut Unique,
     report: &mut Report,
 ) -> Option<Route> {
@@ -132,7 +141,7 @@ fn route(
     let hosts = section.get("hosts").map(|field| hosts(field, report)).unwrap_or_default();
     let methods = section.get("methods").map(|field| methods(field, report)).unwrap_or_default();
     let upstream = section.require("upstream", report, "upstream: users").and_then(|field| {
-        field.read(report, "an upstream's name", |t| find_upstream(t, upstreams))
+        field.read(report, "an upstream's name", |t| find_upstream(t, &around.upstreams))
     });
     let strip_prefix = section.get("strip_prefix").and_then(|f| strip(f, path.as_ref(), report));
     let timeout = section.value("timeout", report, "a duration such as 3s", |text| {
@@ -140,7 +149,9 @@ fn route(
     });
     let cost = section.get("cost").map(|field| cost(field, report)).unwrap_or_default();
     let limit = section.get("limit");
-    let limits = limit.map(|f| read_route_limit(f, name.as_deref().unwrap_or_default(), report));
+    let limits = limit.map(|field| {
+        read_route_limit(field, name.as_deref().unwrap_or_default(), around.has_redis, report)
+    });
     let max_body = section
         .value("max_body", report, "a size such as 10MiB", |text| value::size(text, 0..=MAX_BODY));
     let auth = section.value("auth", report, "none or required", |text| {

@@ -8,6 +8,7 @@
 pub mod client;
 pub mod outlook;
 pub mod refusal;
+pub mod shared;
 pub mod toll;
 
 use crate::gateway::Generation;

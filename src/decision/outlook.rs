@@ -265,7 +265,9 @@ fn limits(
     outlook.limits = enforced;
     outlook.limits.extend(look(toll::shadows(toll, gateway, generation, at)));
     match longest {
-        Some(standing) => Err(toll::refusal(generation, toll, standing)),
+        Some(standing) => {
+            Err(toll::refusal(toll::policy_at(generation, toll, standing.policy), standing))
+        }
         None => Ok(delay_ns),
     }
 }

@@ -2,12 +2,14 @@
 
 use super::client::Caller;
 use super::refusal::Refusal;
+use super::shared::{Decided, Payments, Sharing};
 use crate::clock;
 use crate::gateway::{Gateway, Generation, Policy, has_bounded_keys};
 use crate::policy::limit::{Limit, LimitCost, LimitKey, NETWORK_PREFIX};
 use crate::policy::meter::Meter;
+use crate::policy::rate::TokenBucket;
 use crate::policy::router::RouteId;
-use crate::registry::identity::client_ip;
+use crate::registry::identity::{Identity, client_ip};
 use crate::store::key::{Digest, Key, KeyKind};
 use crate::store::limiter::{Demand, MAX_LIMITS_PER_REQUEST, Receipt, Standing, Verdict};
 use crate::store::table::Class;
@@ -102,7 +104,7 @@ pub type Demands<'a> = SmallVec<[Demand<'a>; 8]>;
 /// What came of a charge.
 pub struct Charged {
     /// What the limits that are enforced say.
-    pub verdict: Verdict,
+    pub decided: Decided,
     /// The shadows that would have refused, by policy index.
     pub shadowed: SmallVec<[usize; 2]>,
 }
@@ -114,31 +116,73 @@ pub fn charge(
     toll: &Toll<'_>,
     gateway: &Gateway,
     generation: &Generation,
-    receipt: &mut Receipt,
+    paid: Paid<'_>,
     at: Moment,
     clock: impl Fn() -> u64,
 ) -> Charged {
     let demands = enforced(toll, gateway, generation, at);
-    let tiers = &generation.config.tiers;
-    let overflow = &tiers.get(tiers.default_tier()).bucket;
-    let verdict = gateway.limiter.decide(&demands, overflow, receipt, at.ns, &clock);
+    let Paid { receipt, payments } = paid;
+    let decided = match &gateway.fleet {
+        None => {
+            let overflow = overflow_bucket(generation);
+            Decided::Now(gateway.limiter.decide(&demands, overflow, receipt, at.ns, &clock))
+        }
+        Some(fleet) => {
+            let sharing = Sharing { gateway, generation, limits: &fleet.limits };
+            sharing.charge(toll, &demands, Paid { receipt, payments }, at, &clock)
+        }
+    };
     let shadowed = match generation.has_shadows {
         true => watch(toll, gateway, generation, receipt, at, &clock),
         false => SmallVec::new(),
     };
-    match &verdict {
+    if let Decided::Now(verdict) = &decided {
+        let who = (toll.route, &toll.caller.identity, toll.caller.digest);
+        let met = demands.iter().map(|demand| demand.policy);
+        count(gateway, generation, who, met, verdict, at.ns);
+    }
+    Charged { decided, shadowed }
+}
+
+/// Where it is written down what a request has paid.
+pub struct Paid<'a> {
+    /// To local limits.
+    pub receipt: &'a mut Receipt,
+    /// To limits that gateways share.
+    pub payments: &'a mut Payments,
+}
+
+/// The bucket that newcomers share where the table has no room for them.
+pub fn overflow_bucket(generation: &Generation) -> &TokenBucket {
+    let tiers = &generation.config.tiers;
+    &tiers.get(tiers.default_tier()).bucket
+}
+
+/// Counts what was decided of a request that met these policies.
+pub fn count(
+    gateway: &Gateway,
+    generation: &Generation,
+    who: (RouteId, &Identity, Digest),
+    met: impl Iterator<Item = usize>,
+    verdict: &Verdict,
+    now_ns: u64,
+) {
+    let (route, identity, holder) = who;
+    let policy = |index| generation.policy_of(route, identity.standing.tier, index);
+    match verdict {
         Verdict::Admitted(_) => {
-            for demand in &demands {
-                let policy = policy_at(generation, toll, demand.policy);
-                policy.allowed.fetch_add(1, Ordering::Relaxed);
-            }
+            met.for_each(|index| {
+                policy(index).allowed.fetch_add(1, Ordering::Relaxed);
+            });
         }
         Verdict::Refused(standing) => {
-            count_refusal(toll, gateway, generation, standing.policy);
-            note_limited(toll.caller, gateway, policy_at(generation, toll, standing.policy), at.ns);
+            let refusing = policy(standing.policy);
+            refusing.limited.fetch_add(1, Ordering::Relaxed);
+            let tier = identity.standing.tier.0;
+            generation.count_refusal(&gateway.metrics, route, tier, standing.policy);
+            gateway.hitters.note(identity, holder, refusing, now_ns);
         }
     }
-    Charged { verdict, shadowed }
 }
 
 /// Charges the shadows and says which would have refused.
@@ -152,8 +196,7 @@ fn watch(
     clock: &impl Fn() -> u64,
 ) -> SmallVec<[usize; 2]> {
     let demands = shadows(toll, gateway, generation, at);
-    let tiers = &generation.config.tiers;
-    let overflow = &tiers.get(tiers.default_tier()).bucket;
+    let overflow = overflow_bucket(generation);
     let mut refused = SmallVec::new();
     gateway.limiter.watch(&demands, overflow, receipt, at.ns, clock, |policy| {
         refused.push(policy);
@@ -175,15 +218,9 @@ fn count_refusal(toll: &Toll<'_>, gateway: &Gateway, generation: &Generation, po
     generation.count_refusal(&gateway.metrics, toll.route, tier.0, policy);
 }
 
-/// Notes that `policy` refused `caller` for the list of those most limited.
-fn note_limited(caller: &Caller, gateway: &Gateway, policy: &Policy, now_ns: u64) {
-    gateway.hitters.note(&caller.identity, caller.digest, policy, now_ns);
-}
-
 /// The refusal that a policy's standing is.
-pub fn refusal(generation: &Generation, toll: &Toll<'_>, standing: Standing) -> Refusal {
-    let policy = policy_at(generation, toll, standing.policy).name.clone();
-    Refusal::RateLimited { policy, standing }
+pub fn refusal(policy: &Policy, standing: Standing) -> Refusal {
+    Refusal::RateLimited { policy: policy.name.clone(), standing }
 }
 
 /// One demand for each limit that is enforced: the tier, the limits of the file, the route's

@@ -15,6 +15,7 @@ mod retired;
 pub mod table_metrics;
 
 use crate::config::{self, Config};
+use crate::fleet::Fleet;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::policy::limit::{Limit, LimitKey, MAX_ROLES};
@@ -58,6 +59,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Where the process is in its life.
     pub lifecycle: Lifecycle,
+    /// The gateways it has something in common with; none: it is alone.
+    pub fleet: Option<Arc<Fleet>>,
 }
 
 impl Gateway {
@@ -81,6 +84,7 @@ impl Gateway {
             refused: RefusedRing::default(),
             metrics,
             lifecycle: Lifecycle::starting(),
+            fleet: None,
         }
     }
 

@@ -5,8 +5,10 @@
 //! route answers with a status and then kept.
 
 mod connections;
+mod redis;
 mod route;
 mod series;
+mod shared_limits;
 mod upstream;
 
 pub use connections::ConnectionMetrics;
@@ -15,9 +17,12 @@ use prometheus::proto::MetricFamily;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use redis::RedisFamilies;
+pub use redis::{RedisMetrics, RedisOutcome};
 pub use route::{InflightGuard, Latencies, RouteMetrics};
 pub use series::Names;
 use series::Removed;
+pub use shared_limits::SharedLimitMetrics;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use upstream::UpstreamFamilies;
@@ -46,8 +51,11 @@ pub struct Metrics {
     /// The number of the generation that serves.
     pub generation: IntGauge,
     reloads: [IntCounter; 3],
+    redis: RedisFamilies,
     /// Those of client connections.
     pub connections: ConnectionMetrics,
+    /// Those of limits that gateways share.
+    pub shared_limits: SharedLimitMetrics,
     /// Refusals of our own with 429 or 503.
     pub blocked: AtomicU64,
     removed: Mutex<Removed>,
@@ -146,7 +154,9 @@ impl Metrics {
                 // From the start at zero, or the first rejected one would be no increase.
                 ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()]))
             },
+            redis: RedisFamilies::register(registry)?,
             connections: ConnectionMetrics::register(registry)?,
+            shared_limits: SharedLimitMetrics::register(registry)?,
             blocked: AtomicU64::new(0),
             removed: Mutex::default(),
         })
@@ -188,6 +198,11 @@ impl Metrics {
     /// The counters of one upstream's attempts.
     pub fn attempts(&self, upstream: &str) -> AttemptMetrics {
         self.upstream.attempts(upstream)
+    }
+
+    /// The metrics of the way to Redis, which there are from now on.
+    pub fn redis(&self) -> RedisMetrics {
+        self.redis.handles()
     }
 
     /// The metrics of one circuit.

@@ -123,6 +123,12 @@ impl FixedWindow {
     }
 }
 
+/// The state of a window that ends at `end_ns` and of which so many tokens were taken.
+pub fn state(window: &FixedWindow, end_ns: u64, used: u64) -> u64 {
+    let most = (1 << window.bits()) - 1;
+    window.pack(Count { over: end_ns.div_ceil(1 << window.bits()), used: used.min(most) })
+}
+
 /// Asks the window that ends at `end_ns` and whose state is `state` for `cost` tokens at `now`.
 pub fn ask(window: &FixedWindow, end_ns: u64, state: u64, cost: u32, now: u64) -> Answer {
     let cost = u64::from(cost);

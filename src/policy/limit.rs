@@ -37,6 +37,26 @@ pub enum LimitCost {
     One,
 }
 
+/// Where the buckets of a limit are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// In this gateway.
+    Local,
+    /// In the store that all gateways share.
+    Shared(OnStoreFailure),
+}
+
+/// What becomes of a request when the store of its limit does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// This gateway's share of the limit decides.
+    FairShare,
+    /// It passes.
+    Allow,
+    /// It is refused.
+    Deny,
+}
+
 /// What a limit is to the section of the file that it is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -71,4 +91,6 @@ pub struct Limit {
     pub is_shadow: bool,
     /// What it is to the limit it is written in.
     pub role: Role,
+    /// Where its buckets are.
+    pub store: Store,
 }

@@ -92,6 +92,28 @@ impl Algorithm {
         })
     }
 
+    /// One of so many parts of it: as much less rate and burst, but one token at least.
+    ///
+    /// # Errors
+    /// When that is so slow that the algorithm cannot count it.
+    pub fn part(&self, parts: u64) -> Result<Algorithm, NotRepresentable> {
+        let part = |tokens: u64| (tokens / parts.max(1)).max(1);
+        Ok(match self {
+            Algorithm::TokenBucket(bucket) => Algorithm::TokenBucket(bucket.part(parts)?),
+            Algorithm::LeakyBucket(bucket) => {
+                let drain = bucket.drain().part(parts)?;
+                Algorithm::LeakyBucket(LeakyBucket::new(drain, bucket.max_delay_ns()))
+            }
+            Algorithm::FixedWindow(window) => {
+                Algorithm::FixedWindow(FixedWindow::new(window.span(), part(window.tokens()))?)
+            }
+            Algorithm::SlidingWindow(window) => {
+                let tokens = part(window.tokens());
+                Algorithm::SlidingWindow(SlidingWindow::new(window.period(), tokens)?)
+            }
+        })
+    }
+
     /// Its name in the configuration.
     pub fn name(&self) -> &'static str {
         match self {

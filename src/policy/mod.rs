@@ -9,6 +9,7 @@ pub mod fixed_window;
 pub mod gcra;
 pub mod health;
 pub mod leaky_bucket;
+pub mod lease;
 pub mod limit;
 pub mod line;
 pub mod meter;

@@ -176,6 +176,16 @@ impl TokenBucket {
         }
     }
 
+    /// One of so many parts of it: as much less rate and burst, but one token at least.
+    ///
+    /// # Errors
+    /// When that is beyond what [`BucketError`] allows.
+    pub fn part(&self, parts: u64) -> Result<Self, BucketError> {
+        let parts = parts.max(1);
+        let rate = self.rate_per_second() / parts as f64;
+        Self::from_rate_per_second(rate, (self.burst / parts).max(1))
+    }
+
     fn checked(source: Source, emission_interval_ns: u64, burst: u64) -> Result<Self, BucketError> {
         if burst == 0 {
             return Err(BucketError::ZeroBurst);

@@ -128,6 +128,13 @@ impl SlidingWindow {
     }
 }
 
+/// The state of a window at `now` of which so many tokens count, all of them as taken just now.
+pub fn state(window: &SlidingWindow, now: u64, used: u64) -> u64 {
+    let most = (1 << count_bits(window.period)) - 1;
+    let number = now / window.length_ns();
+    window.pack(Counts { number, previous: 0, current: used.min(most) })
+}
+
 /// Asks the window whose state is `state` for `cost` tokens at `now`.
 pub fn ask(window: &SlidingWindow, state: u64, cost: u32, now: u64) -> Answer {
     let cost = u64::from(cost);

@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::decision::refusal::Refusal;
+use crate::decision::shared::{Payments, Pending};
 use crate::gateway::client_places::ClientPlace;
 use crate::gateway::{Generation, Route};
 use crate::metrics::{AttemptOutcome, InflightGuard};
@@ -44,6 +45,10 @@ pub struct Context {
     pub refusal: Option<Refusal>,
     /// What it was charged.
     pub receipt: Receipt,
+    /// What it paid to limits that gateways share.
+    pub payments: Payments,
+    /// What has to be asked before it is decided.
+    pub pending: Option<Box<Pending>>,
     /// The shadow policies that would have refused it.
     pub shadowed: Vec<Arc<str>>,
     /// What has been tried for it.
@@ -101,6 +106,8 @@ impl Context {
             rate_limit: None,
             refusal: None,
             receipt: Receipt::default(),
+            payments: Payments::new(),
+            pending: None,
             shadowed: Vec::new(),
             attempts: Attempts::default(),
             affinity: None,

@@ -17,6 +17,7 @@ mod hops;
 mod pacing;
 mod places;
 mod respond;
+mod shared;
 pub mod toll;
 pub mod trace;
 
@@ -90,6 +91,10 @@ impl ProxyHttp for Proxy {
             guard.take_request();
         }
         let mut passage = self.admit(session, ctx);
+        if passage.is_ok() && ctx.pending.is_some() {
+            // On the heap, so that the many requests that need not ask carry no room for it.
+            passage = Box::pin(self.ask_store(ctx)).await.and(passage);
+        }
         if passage.is_ok() && ctx.receipt.delay().is_some() {
             passage = self.hold_back(session, ctx).await?.and(passage);
         }

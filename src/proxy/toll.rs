@@ -4,8 +4,9 @@
 use super::context::{Context, RateLimit};
 use crate::clock;
 use crate::decision::refusal::Refusal;
-use crate::decision::toll::{self, Moment, Toll, policy_at};
-use crate::gateway::{Gateway, Generation, policy_header};
+use crate::decision::shared::Decided;
+use crate::decision::toll::{self, Moment, Paid, Toll, policy_at};
+use crate::gateway::{Gateway, Generation, Policy, policy_header};
 use crate::policy::meter::Meter;
 use crate::store::limiter::{Delay, Standing, Verdict};
 use std::sync::atomic::Ordering;
@@ -21,18 +22,26 @@ pub fn charge(
     ctx: &mut Context,
 ) -> Result<(), Refusal> {
     let at = Moment::at(clock::ns_at(ctx.started));
-    let charged = toll::charge(toll, gateway, generation, &mut ctx.receipt, at, clock::now_ns);
+    let paid = Paid { receipt: &mut ctx.receipt, payments: &mut ctx.payments };
+    let charged = toll::charge(toll, gateway, generation, paid, at, clock::now_ns);
     for &policy in &charged.shadowed {
         ctx.shadowed.push(policy_at(generation, toll, policy).name.clone());
     }
-    match charged.verdict {
-        Verdict::Admitted(tightest) => {
-            ctx.rate_limit = tightest.map(|standing| describe(generation, toll, standing));
+    let describe =
+        |standing: Standing| describe(policy_at(generation, toll, standing.policy), standing);
+    match charged.decided {
+        Decided::Now(Verdict::Admitted(tightest)) => {
+            ctx.rate_limit = tightest.map(describe);
             Ok(())
         }
-        Verdict::Refused(standing) => {
-            ctx.rate_limit = Some(describe(generation, toll, standing));
-            Err(toll::refusal(generation, toll, standing))
+        Decided::Now(Verdict::Refused(standing)) => {
+            return_payments(gateway, ctx);
+            ctx.rate_limit = Some(describe(standing));
+            Err(toll::refusal(policy_at(generation, toll, standing.policy), standing))
+        }
+        Decided::Pending(pending) => {
+            ctx.pending = Some(pending);
+            Ok(())
         }
     }
 }
@@ -74,11 +83,19 @@ pub fn give_back(gateway: &Gateway, ctx: &mut Context) {
     };
     let overflow = &tiers.get(tiers.default_tier()).bucket;
     gateway.limiter.give_back(&mut ctx.receipt, meter_of, overflow, clock::now_ns);
+    return_payments(gateway, ctx);
     ctx.rate_limit = None;
 }
 
-fn describe(generation: &Generation, toll: &Toll<'_>, standing: Standing) -> RateLimit {
-    let policy = policy_at(generation, toll, standing.policy);
+/// Gives back what was paid to limits that gateways share.
+fn return_payments(gateway: &Gateway, ctx: &mut Context) {
+    if let Some(fleet) = &gateway.fleet {
+        ctx.payments.drain(..).for_each(|payment| fleet.limits.give_back(payment));
+    }
+}
+
+/// What an answer says of a policy that stands like this.
+pub fn describe(policy: &Policy, standing: Standing) -> RateLimit {
     // A client's own limit and a shared overflow bucket are not what the policy says of itself.
     let quota = (standing.burst, standing.window_seconds);
     let policy_header = match quota == policy.quota {

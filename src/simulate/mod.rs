@@ -15,7 +15,8 @@ use crate::config::{Config, Identifier};
 use crate::decision::client::{self, Caller};
 use crate::decision::find_route;
 use crate::decision::refusal::Refusal;
-use crate::decision::toll::{self, Moment, Toll, policy_at};
+use crate::decision::shared::{Decided, Payments};
+use crate::decision::toll::{self, Moment, Paid, Toll, policy_at};
 use crate::gateway::{Gateway, Generation};
 use crate::metrics::Metrics;
 use crate::policy::limit::{Limit, LimitKey};
@@ -159,8 +160,9 @@ impl Simulation {
         let source = line.source();
         let toll = Toll { route, method: &method, headers: &headers, caller: &caller, source };
         let at = Moment { ns: now_ns, utc_ns_at: |ns| ns };
-        let mut receipt = Receipt::default();
-        let charged = toll::charge(&toll, &self.gateway, &generation, &mut receipt, at, || now_ns);
+        let (mut receipt, mut payments) = (Receipt::default(), Payments::new());
+        let paid = Paid { receipt: &mut receipt, payments: &mut payments };
+        let charged = toll::charge(&toll, &self.gateway, &generation, paid, at, || now_ns);
         let tier = generation.config.tiers.get(caller.identity.standing.tier).name.clone();
         let route = &generation.route_config(route).name;
         self.report.asked(&tier, route);
@@ -168,9 +170,10 @@ impl Simulation {
             let policy = &policy_at(&generation, &toll, policy).name;
             self.report.row(&tier, route, &format!("{policy} (shadow)"), |row| row.now += 1);
         }
-        match charged.verdict {
-            Verdict::Admitted(_) => Ok(Came::Passed),
-            Verdict::Refused(standing) => {
+        match charged.decided {
+            // There is no store to be asked: everything is decided here.
+            Decided::Now(Verdict::Admitted(_)) | Decided::Pending(_) => Ok(Came::Passed),
+            Decided::Now(Verdict::Refused(standing)) => {
                 let policy = &policy_at(&generation, &toll, standing.policy).name;
                 self.report.row(&tier, route, policy, |row| row.now += 1);
                 self.report.client(&caller.identity.name);

@@ -32,6 +32,8 @@ pub enum KeyKind {
     HeaderValue = 6,
     /// A policy's name; never a bucket by itself.
     Policy = 7,
+    /// A cost that was refused; never a bucket by itself.
+    Refused = 8,
 }
 
 /// A digest of an identity or of a policy's name.
@@ -51,12 +53,18 @@ impl Key {
         Key { fingerprint: (policy.0 ^ holder.0).max(1) }
     }
 
+    /// What is kept beside the bucket under this digest.
+    pub fn beside(self, what: Digest) -> Key {
+        Key { fingerprint: (self.fingerprint ^ what.0).max(1) }
+    }
+
     /// The key of a bucket that is there.
     pub(super) fn of_fingerprint(fingerprint: u64) -> Key {
         Key { fingerprint }
     }
 
-    pub(super) fn fingerprint(self) -> u64 {
+    /// The 64 bits that stand for it.
+    pub fn fingerprint(self) -> u64 {
         self.fingerprint
     }
 
@@ -71,7 +79,7 @@ impl Key {
 }
 
 /// Kinds there are, and the zero that none of them is.
-const KINDS: usize = KeyKind::Policy as usize + 1;
+const KINDS: usize = KeyKind::Refused as usize + 1;
 
 /// Hashes identities with a secret drawn at start.
 ///

@@ -94,6 +94,12 @@ impl Standing {
         self.wait_ns != Some(0)
     }
 
+    /// The same as one that refuses `cost` tokens for so long; none: for ever.
+    pub fn refused_for(self, wait_ns: Option<u64>, cost: u32) -> Standing {
+        let tokens = self.tokens.min(u64::from(cost.saturating_sub(1)));
+        Standing { wait_ns, tokens, ..self }
+    }
+
     /// Whichever has the longer wait, none at all being the longest; `self` among equals.
     pub fn longer(self, other: Standing) -> Standing {
         let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
@@ -101,7 +107,7 @@ impl Standing {
     }
 
     /// Whichever has the smaller share of its burst left; `self` among equals.
-    fn tighter(self, other: Standing) -> Standing {
+    pub fn tighter(self, other: Standing) -> Standing {
         // a/b < c/d without division; bursts are far below 2^64, the product is not.
         let is_other = u128::from(other.tokens) * u128::from(self.burst)
             < u128::from(self.tokens) * u128::from(other.burst);
@@ -152,6 +158,21 @@ impl Receipt {
     /// where it may go on at once.
     pub fn delay(&self) -> Option<Delay> {
         self.delay
+    }
+
+    /// Notes that the request is to be held back.
+    pub fn hold_back(&mut self, delay: Delay) {
+        if delay.delay_ns > self.delay.map_or(0, |delay| delay.delay_ns) {
+            self.delay = Some(delay);
+        }
+    }
+
+    /// Puts another's charges behind its own.
+    pub fn append(&mut self, other: Receipt) {
+        self.charges.extend(other.charges);
+        if let Some(delay) = other.delay {
+            self.hold_back(delay);
+        }
     }
 
     #[inline]
@@ -292,6 +313,26 @@ impl Limiter {
         for charged in receipt.charges.drain(..) {
             self.refund(&charged, meter_of(charged.policy), overflow, &clock);
         }
+    }
+
+    /// Notes the state of a bucket whose limit somebody else decides.
+    pub fn learn(&self, key: Key, class: Class, state: u64, now: u64) {
+        self.table.put(key, class, state, now);
+    }
+
+    /// Notes that a bucket has refused so many tokens and will until then.
+    pub fn remember_refusal(&self, key: Key, cost: u32, until_ns: u64, now: u64) {
+        self.table.put(self.refused(key, cost), Class::Unregistered, until_ns, now);
+    }
+
+    /// How long a bucket still refuses so many tokens, as far as that was noted.
+    pub fn remembered_wait_ns(&self, key: Key, cost: u32, now: u64) -> Option<u64> {
+        let until_ns = self.table.state(self.refused(key, cost))?;
+        until_ns.checked_sub(now).filter(|wait_ns| *wait_ns > 0)
+    }
+
+    fn refused(&self, key: Key, cost: u32) -> Key {
+        key.beside(self.hasher.digest(KeyKind::Refused, &cost.to_le_bytes()))
     }
 
     /// How a demand stands towards the bucket of its own key, charging nothing. A key without

@@ -211,6 +211,11 @@ impl Table {
         &sets[key.set() & (sets.len() - 1)]
     }
 
+    /// Reads the state of `key`, if it is there.
+    pub fn state(&self, key: Key) -> Option<u64> {
+        self.set(key).find(key).map(|(_, slot)| slot.state)
+    }
+
     /// Reads the state a charge for `key` would meet, and where, changing nothing.
     pub fn peek(&self, key: Key, class: Class, now: u64) -> (u64, Place) {
         let set = self.set(key);
@@ -276,7 +281,11 @@ impl Table {
             if u64::from(cost) > meter.burst() {
                 return refused(Answer::Never, 0, Place::Own);
             }
-            match self.claim(set, key, class, meter, cost, now) {
+            let begin = |start| match meter.ask(0, cost, start) {
+                Answer::Admit(state) => Some(state),
+                Answer::Wait(_) | Answer::Never => None,
+            };
+            match self.claim(set, key, class, now, begin) {
                 Claim::Taken(state) => return Charge::Taken { state, place: Place::Own },
                 Claim::StartOver => {}
                 Claim::SetFull => break,
@@ -316,15 +325,33 @@ impl Table {
         }
     }
 
+    /// Makes `state` the state of `key`, whatever it was. A set that has no room for a key it does
+    /// not know forgets it at once.
+    pub fn put(&self, key: Key, class: Class, state: u64, now: u64) {
+        let set = self.set(key);
+        for _ in 0..MAX_ROUNDS {
+            let done = match set.find(key) {
+                Some((index, slot)) => set.swap(index, slot, Slot { state, ..slot }),
+                None if state <= now => true,
+                None => {
+                    !matches!(self.claim(set, key, class, now, |_| Some(state)), Claim::StartOver)
+                }
+            };
+            if done {
+                return;
+            }
+        }
+    }
+
+    /// Claims a slot for `key` with the state that `begin` says for a bucket that begins at a time.
     #[inline(never)]
     fn claim(
         &self,
         set: &Set,
         key: Key,
         class: Class,
-        meter: Meter<'_>,
-        cost: u32,
         now: u64,
+        begin: impl FnOnce(u64) -> Option<u64>,
     ) -> Claim {
         let (index, old) = match set.room_for(key, class, now) {
             Room::In(index, old) => (index, old),
@@ -339,7 +366,7 @@ impl Table {
             return Claim::StartOver;
         }
         let start = now.max(set.latest_takeover());
-        let Answer::Admit(state) = meter.ask(0, cost, start) else {
+        let Some(state) = begin(start) else {
             // The caller checked that the burst covers the cost; kept total all the same.
             set.swap(index, announced, Slot::EMPTY);
             return Claim::SetFull;

@@ -24,6 +24,7 @@ pub struct GatewayBuilder {
     admin: String,
     limiter: String,
     state_dir: String,
+    redis: String,
     env: Vec<(String, String)>,
     descriptors: Option<[u32; 2]>,
 }
@@ -40,6 +41,7 @@ impl Default for GatewayBuilder {
             admin: String::new(),
             limiter: String::new(),
             state_dir: String::new(),
+            redis: String::new(),
             env: Vec::new(),
             descriptors: None,
         }
@@ -107,6 +109,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// The whole of `redis`.
+    pub fn redis(mut self, yaml: &str) -> Self {
+        self.redis = yaml.to_owned();
+        self
+    }
+
     /// A variable of the gateway's environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -133,6 +141,7 @@ impl GatewayBuilder {
             let _ = writeln!(yaml, "state_dir: {:?}", self.state_dir);
         }
         for (key, fragment) in [
+            ("redis", &self.redis),
             ("clients", &self.clients),
             ("limiter", &self.limiter),
             ("tiers", &self.tiers),

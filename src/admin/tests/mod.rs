@@ -265,6 +265,7 @@ fn config() -> Config {
         state_dir: None,
         server: Server::default(),
         admin: Admin { listen: LISTEN.parse::<SocketAddr>().unwrap(), token: None },
+        redis: None,
         metrics: MetricsListener::default(),
         clients: Clients { known: vec![known], ..Clients::default() },
         limiter: Limiter { slots: 1_024 },

@@ -1,0 +1,397 @@
+//! Limits that gateways share.
+//!
+//! The store decides, by the script. Where a limit is large, a gateway withdraws tokens ahead and
+//! spends them from an [`Account`]; where it is small, every request asks. What the store said
+//! last is kept in the table of local limits, under the key of the bucket itself: by it a client
+//! that is over its limit is refused without a call, answers tell what is left, and when the store
+//! is gone this gateway's share of the limit goes on from there.
+
+pub mod account;
+mod fallback;
+pub mod script;
+
+use super::{GatewayId, Link, Roster};
+use crate::clock;
+use crate::metrics::SharedLimitMetrics;
+use crate::policy::lease;
+use crate::policy::limit::OnStoreFailure;
+use crate::policy::meter::Algorithm;
+use crate::store::key::Key;
+use crate::store::limiter::Limiter;
+use crate::store::table::Class;
+use account::{Account, Conversation, PAUSE, Spent};
+pub use fallback::share_of;
+use futures_util::future::join_all;
+use script::{Answer, Ask, RedisTime, Reply, SCRIPT, Verdict};
+use smallvec::SmallVec;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// The most accounts; about 200 bytes each. A bucket without one is asked for every request.
+const MAX_ACCOUNTS: usize = 65_536;
+/// How often accounts are looked through for leases that end and debts to be paid.
+const ROUND: Duration = Duration::from_millis(25);
+/// The most accounts that are spoken about at a time.
+const AT_A_TIME: usize = 64;
+/// How long what is said in the background may take.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The limits of one gateway that it shares with others.
+pub struct SharedLimits {
+    link: Link,
+    roster: Arc<Roster>,
+    gateway: String,
+    /// On a cluster the buckets of a request lie on several servers.
+    is_cluster: bool,
+    accounts: papaya::HashMap<u64, Arc<Account>>,
+    metrics: SharedLimitMetrics,
+}
+
+/// A bucket that a request has to ask the store for.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// The policy's index, as in [`crate::store::limiter::Demand::policy`].
+    pub policy: usize,
+    /// The bucket's key in the local table.
+    pub key: Key,
+    /// Whether its holder is known.
+    pub class: Class,
+    /// The bucket's name in the store.
+    pub name: String,
+    /// Its limit.
+    pub algorithm: Algorithm,
+    /// Tokens asked for.
+    pub cost: u32,
+    /// What to do without an answer.
+    pub on_failure: OnStoreFailure,
+}
+
+/// The store gave no answer that could be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unanswered;
+
+/// How a request paid a shared limit.
+#[derive(Debug, Clone)]
+pub enum Payment {
+    /// From a lease.
+    Leased {
+        /// The bucket's key in the local table.
+        key: Key,
+        /// How many tokens.
+        cost: u32,
+    },
+    /// By asking the store.
+    Asked {
+        /// The bucket's name in the store.
+        name: String,
+        /// Its limit.
+        algorithm: Algorithm,
+        /// How many tokens.
+        cost: u32,
+        /// When, by the store's clock.
+        at: RedisTime,
+    },
+    /// Without the store: the local table was charged and the store is owed.
+    Owed {
+        /// The bucket's key in the local table.
+        key: Key,
+        /// How many tokens.
+        cost: u32,
+    },
+}
+
+impl SharedLimits {
+    /// The limits of this gateway, behind `link`.
+    pub fn new(
+        link: Link,
+        roster: Arc<Roster>,
+        gateway: GatewayId,
+        is_cluster: bool,
+        metrics: SharedLimitMetrics,
+    ) -> SharedLimits {
+        let (gateway, accounts) = (gateway.to_string(), papaya::HashMap::new());
+        SharedLimits { link, roster, gateway, is_cluster, accounts, metrics }
+    }
+
+    /// What the bucket of `holder` under `policy` is called in the store. The part in braces
+    /// decides on which server of a cluster it lies.
+    pub fn name(&self, policy: &str, family: &str, holder: &str) -> String {
+        format!("{}limit:{{{policy}|{family}|{holder}}}", self.link.prefix())
+    }
+
+    /// Gateways that share the limits, as far as this one knows.
+    pub fn live(&self) -> u32 {
+        self.roster.live()
+    }
+
+    /// Spends tokens that were withdrawn before, if there are as many.
+    #[inline]
+    pub fn spend(self: &Arc<Self>, key: Key, burst: u64, cost: u32, now_ns: u64) -> bool {
+        let accounts = self.accounts.pin();
+        let Some(account) = accounts.get(&key.fingerprint()) else { return false };
+        let spent = account.spend(cost, now_ns);
+        if spent == Spent::No {
+            return false;
+        }
+        self.metrics.lease_hits.inc();
+        if spent == Spent::Last && self.link.is_up() {
+            self.refill(account.clone(), burst);
+        }
+        true
+    }
+
+    /// Withdraws more while requests go on spending.
+    #[cold]
+    fn refill(self: &Arc<Self>, account: Arc<Account>, burst: u64) {
+        let limits = self.clone();
+        tokio::spawn(async move {
+            let ceiling = lease::ceiling(burst, limits.live());
+            limits.speak(&account, ceiling).await;
+        });
+    }
+
+    /// Asks the store for all of these, of which it gives all or none. What it says of each bucket
+    /// is noted in the local table.
+    ///
+    /// # Errors
+    /// It did not answer, or not in time. Whatever it may have done is not relied on.
+    pub async fn ask(
+        self: &Arc<Self>,
+        wishes: &[Wish],
+        limiter: &Limiter,
+    ) -> Result<Reply, Unanswered> {
+        let asked_ns = clock::now_ns();
+        let accounts: SmallVec<[_; 4]> =
+            wishes.iter().map(|wish| self.account_for(wish, asked_ns)).collect();
+        let mut conversations: SmallVec<[_; 4]> = accounts
+            .iter()
+            .map(|account| account.as_ref()?.0.speak(account.as_ref()?.1, asked_ns))
+            .collect();
+        let asks: SmallVec<[_; 4]> = wishes
+            .iter()
+            .zip(&conversations)
+            .map(|(wish, conversation)| Ask {
+                algorithm: &wish.algorithm,
+                cost: wish.cost,
+                statement: conversation.as_ref().map(Conversation::statement),
+                back: None,
+            })
+            .collect();
+        let reply = match self.is_cluster && wishes.len() > 1 {
+            false => self.call(wishes.iter().map(|wish| &*wish.name), &asks).await?,
+            true => self.call_each(wishes, &asks).await?,
+        };
+        let now_ns = clock::now_ns();
+        for ((wish, answer), conversation) in
+            wishes.iter().zip(&reply.answers).zip(conversations.drain(..))
+        {
+            if answer.verdict == Verdict::Late {
+                return Err(Unanswered);
+            }
+            if let Some(conversation) = conversation {
+                conversation.settle(answer);
+            }
+            limiter.learn(
+                wish.key,
+                wish.class,
+                fallback::state(&wish.algorithm, answer, now_ns),
+                now_ns,
+            );
+            if answer.verdict == Verdict::Refused {
+                let is_leased = lease::ceiling(wish.algorithm.burst(), self.live()) > 0;
+                let least_ns = if is_leased { PAUSE.as_nanos() as u64 } else { 0 };
+                let until_ns = now_ns + answer.wait_ns.max(least_ns);
+                limiter.remember_refusal(wish.key, wish.cost, until_ns, now_ns);
+            }
+        }
+        Ok(reply)
+    }
+
+    /// On a cluster: a call for each bucket, all under way at a time. Where one refuses, the others
+    /// are given back.
+    async fn call_each(
+        self: &Arc<Self>,
+        wishes: &[Wish],
+        asks: &[Ask<'_>],
+    ) -> Result<Reply, Unanswered> {
+        let calls = wishes
+            .iter()
+            .zip(asks)
+            .map(|(wish, ask)| self.call(std::iter::once(&*wish.name), std::slice::from_ref(ask)));
+        let replies = join_all(calls).await;
+        let is_taken = |reply: &Result<Reply, Unanswered>| {
+            reply.as_ref().is_ok_and(|reply| reply.answers[0].verdict == Verdict::Taken)
+        };
+        if !replies.iter().all(is_taken) {
+            for (wish, reply) in wishes.iter().zip(&replies).filter(|(_, reply)| is_taken(reply)) {
+                if let Ok(Reply { now, .. }) = reply {
+                    self.give_back(Payment::Asked {
+                        name: wish.name.clone(),
+                        algorithm: wish.algorithm.clone(),
+                        cost: wish.cost,
+                        at: *now,
+                    });
+                }
+            }
+        }
+        let mut joined = Reply { now: RedisTime::default(), answers: SmallVec::new() };
+        for reply in replies {
+            let reply = reply?;
+            joined.now = reply.now;
+            joined.answers.extend(reply.answers);
+        }
+        Ok(joined)
+    }
+
+    async fn call(
+        &self,
+        names: impl Iterator<Item = &str>,
+        asks: &[Ask<'_>],
+    ) -> Result<Reply, Unanswered> {
+        let names: SmallVec<[&str; 4]> = names.collect();
+        let arguments = script::arguments(&self.gateway, asks);
+        let value = self.link.call(&SCRIPT, &names, &arguments).await.map_err(|_| Unanswered)?;
+        script::reply(value, asks.len()).map_err(|_| Unanswered)
+    }
+
+    /// The account of a bucket that is worth one, and how many tokens it may hold.
+    fn account_for(&self, wish: &Wish, now_ns: u64) -> Option<(Arc<Account>, u64)> {
+        let ceiling = match wish.algorithm {
+            // Who is to be held back has to ask when to go.
+            Algorithm::LeakyBucket(_) => 0,
+            _ => lease::ceiling(wish.algorithm.burst(), self.live()),
+        };
+        let accounts = self.accounts.pin();
+        let account = match accounts.get(&wish.key.fingerprint()) {
+            Some(account) => account.clone(),
+            None if ceiling == 0 => return None,
+            None => self.open(wish, now_ns)?,
+        };
+        account.follow(&wish.algorithm);
+        account.note_asked(wish.cost);
+        Some((account, ceiling))
+    }
+
+    fn open(&self, wish: &Wish, now_ns: u64) -> Option<Arc<Account>> {
+        let accounts = self.accounts.pin();
+        if accounts.len() >= MAX_ACCOUNTS {
+            return None;
+        }
+        let open = || Arc::new(Account::open(&wish.name, &wish.algorithm, now_ns));
+        Some(accounts.get_or_insert_with(wish.key.fingerprint(), open).clone())
+    }
+
+    /// Notes that a request was let pass without asking. Beyond [`MAX_ACCOUNTS`] buckets the store
+    /// is not told.
+    pub fn owe(&self, wish: &Wish, now_ns: u64) {
+        self.metrics.unasked.inc_by(u64::from(wish.cost));
+        let accounts = self.accounts.pin();
+        let account = accounts.get(&wish.key.fingerprint()).cloned();
+        if let Some(account) = account.or_else(|| self.open(wish, now_ns)) {
+            account.owe(wish.cost);
+        }
+    }
+
+    /// Gives back what a request paid that was refused after all.
+    pub fn give_back(self: &Arc<Self>, payment: Payment) {
+        match payment {
+            Payment::Leased { key, cost } => {
+                if let Some(account) = self.accounts.pin().get(&key.fingerprint()) {
+                    account.refund(cost, clock::now_ns());
+                }
+            }
+            Payment::Owed { key, cost } => {
+                if let Some(account) = self.accounts.pin().get(&key.fingerprint()) {
+                    account.forgive(cost);
+                }
+            }
+            Payment::Asked { name, algorithm, cost, at } => {
+                let limits = self.clone();
+                tokio::spawn(async move {
+                    let back = Some((cost, at));
+                    let ask = Ask { algorithm: &algorithm, cost: 0, statement: None, back };
+                    let arguments = script::arguments(&limits.gateway, &[ask]);
+                    // What is not given back comes back with time.
+                    let _ = limits.link.run(&SCRIPT, &[&*name], &arguments, PATIENCE).await;
+                });
+            }
+        }
+    }
+
+    /// States an account to the store, and books what it grants.
+    async fn speak(&self, account: &Account, ceiling: u64) {
+        let Some(conversation) = account.speak(ceiling, clock::now_ns()) else { return };
+        let algorithm = account.algorithm();
+        let statement = Some(conversation.statement());
+        let ask = Ask { algorithm: &algorithm, cost: 0, statement, back: None };
+        let arguments = script::arguments(&self.gateway, &[ask]);
+        let value = self.link.run(&SCRIPT, &[&*account.name], &arguments, PATIENCE).await;
+        let reply = value.ok().and_then(|value| script::reply(value, 1).ok());
+        let answer = reply.as_ref().and_then(|reply| reply.answers.first());
+        if let Some(answer) = answer.filter(|answer| answer.verdict != Verdict::Late) {
+            conversation.settle(answer);
+        }
+    }
+
+    /// Renews leases that are in demand and hands back those that are not, pays debts, and closes
+    /// accounts nobody uses. Runs until it is dropped.
+    pub async fn attend(&self) {
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            round.tick().await;
+            self.look_through(|account, now_ns| {
+                account.is_running_out(now_ns) || account.is_in_debt()
+            })
+            .await;
+        }
+    }
+
+    /// Hands back everything, at the end.
+    pub async fn hand_back(&self) {
+        let due = self.due(|account, now_ns| account.stranded(now_ns) > 0 || account.is_in_debt());
+        for accounts in due.chunks(AT_A_TIME) {
+            join_all(accounts.iter().map(|account| self.speak(account, 0))).await;
+        }
+    }
+
+    async fn look_through(&self, is_due: impl Fn(&Account, u64) -> bool) {
+        let due = self.due(is_due);
+        self.tidy();
+        if !self.link.is_up() {
+            return;
+        }
+        for accounts in due.chunks(AT_A_TIME) {
+            join_all(accounts.iter().map(|account| {
+                let ceiling = lease::ceiling(account.algorithm().burst(), self.live());
+                self.speak(account, ceiling)
+            }))
+            .await;
+        }
+    }
+
+    fn due(&self, is_due: impl Fn(&Account, u64) -> bool) -> Vec<Arc<Account>> {
+        let now_ns = clock::now_ns();
+        let accounts = self.accounts.pin();
+        accounts.values().filter(|account| is_due(account, now_ns)).cloned().collect()
+    }
+
+    fn tidy(&self) {
+        let now_ns = clock::now_ns();
+        let accounts = self.accounts.pin();
+        accounts.retain(|_, account| !account.close_if_idle(now_ns));
+        let stranded = accounts.values().map(|account| account.stranded(now_ns)).sum::<u64>();
+        self.metrics.stranded.set(i64::try_from(stranded).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the store answers.
+    pub fn is_up(&self) -> bool {
+        self.link.is_up()
+    }
+}
+
+/// Whether an answer takes what was asked for.
+pub fn is_taken(answer: &Answer) -> bool {
+    answer.verdict == Verdict::Taken
+}
