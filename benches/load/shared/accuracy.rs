@@ -63,8 +63,7 @@ pub(crate) fn measure(bench: &Bench<'_>, pace: Duration) -> anyhow::Result<Findi
             let tier = Tier::per_second(name, rate, burst).of(clients());
             // As long again as the bucket gives more than its rate.
             let length = pace + Duration::from_secs_f64(2.0 * burst_of_rate / 0.3);
-            let trial =
-                Trial { tier, offered: rate as f64 * 1.3, length, is_together: false };
+            let trial = Trial { tier, offered: rate as f64 * 1.3, length, is_together: false };
             match try_limit(bench, &trial) {
                 Err(error) if rate > 500 && error.is::<TooMuch>() => rate /= 2,
                 outcome => break outcome?,
@@ -98,7 +97,8 @@ fn try_limit(bench: &Bench<'_>, trial: &Trial) -> anyhow::Result<Vec<Outcome>> {
     let mut run = |streams: Vec<Stream>| -> anyhow::Result<()> {
         let shots = Load::start(fleet.addresses()?, streams.clone()).stop_after(trial.length)?;
         for (index, stream) in streams.iter().enumerate() {
-            let own: Vec<Shot> = shots.iter().filter(|shot| shot.stream == index).copied().collect();
+            let own: Vec<Shot> =
+                shots.iter().filter(|shot| shot.stream == index).copied().collect();
             outcomes.push(outcome(trial, stream, &own)?);
         }
         Ok(())
@@ -113,7 +113,8 @@ fn try_limit(bench: &Bench<'_>, trial: &Trial) -> anyhow::Result<Vec<Outcome>> {
 
 fn outcome(trial: &Trial, stream: &Stream, shots: &[Shot]) -> anyhow::Result<Outcome> {
     ensure!(!shots.is_empty(), "nothing was sent");
-    let late = quantile(shots.iter().map(|shot| shot.sent.saturating_sub(shot.due)).collect(), 0.99);
+    let late =
+        quantile(shots.iter().map(|shot| shot.sent.saturating_sub(shot.due)).collect(), 0.99);
     let offered = shots.len() as f64 / trial.length.as_secs_f64();
     if offered < trial.offered * LEAST_OFFERED || late > LATEST {
         return Err(TooMuch(offered, trial.offered, late).into());
@@ -184,9 +185,10 @@ fn judge(outcomes: &[Outcome], rate: u64) -> Findings {
 }
 
 fn table(outcomes: &[Outcome]) -> String {
-    let mut table = "| limit | pattern | offered/s | admitted | one bucket | share | worst window | \
+    let mut table =
+        "| limit | pattern | offered/s | admitted | one bucket | share | worst window | \
                      p99 |\n|---|---|---|---|---|---|---|---|\n"
-        .to_owned();
+            .to_owned();
     for outcome in outcomes {
         let Outcome { limit, offered, admitted, possible, most_over, .. } = outcome;
         let (pattern, share) = (outcome.pattern.name(), outcome.share() * 100.0);

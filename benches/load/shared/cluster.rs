@@ -23,7 +23,8 @@ impl Cluster {
         for (index, (bus, (first, last))) in buses.iter().zip(SLOTS).enumerate() {
             let name = format!("node-{index}");
             let file = format!("{name}.conf");
-            let options = ["--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-config-file"];
+            let options =
+                ["--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-config-file"];
             let node = Redis::start(bench, &name, &[&options[..], &[&file]].concat())?;
             node.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", first, last])?;
             node.ask::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()])?;

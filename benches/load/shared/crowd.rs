@@ -3,20 +3,15 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use crate::contenders::PATH;
 use crate::http::{self, MAX_ANSWER_BYTES};
@@ -124,7 +119,9 @@ impl Load {
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let ground = Arc::new(Ground::new(begun, gateways, &streams));
-                runtime.block_on(run(&ground, &streams, &is_stopped))
+                let (sender, due) = mpsc::channel(MAX_UNDER_WAY);
+                thread::spawn(move || keep_time(begun, &streams, &is_stopped, &sender));
+                Ok(runtime.block_on(run(ground, due)))
             }
         });
         Self { begun, is_stopped, thread }
@@ -145,32 +142,37 @@ impl Load {
     }
 }
 
-async fn run(
-    ground: &Arc<Ground>,
+/// Says of each request when it is due, until the load is stopped. It has a thread of its own:
+/// a runtime's clock wakes to the millisecond, and all requests of one would go out at a time.
+fn keep_time(
+    begun: Instant,
     streams: &[Stream],
     is_stopped: &AtomicBool,
-) -> anyhow::Result<Vec<Shot>> {
-    let alarm = Alarm::new()?;
+    sender: &mpsc::Sender<(Shot, usize)>,
+) {
     let mut numbers = vec![0_u64; streams.len()];
     for _ in 0..MAX_REQUESTS {
-        let due = |stream: usize| {
-            Duration::from_secs_f64(numbers[stream] as f64 / streams[stream].rate)
-        };
-        let next = (0..streams.len()).min_by_key(|stream| due(*stream)).context("no stream")?;
-        let due = due(next);
+        let due =
+            |stream: usize| Duration::from_secs_f64(numbers[stream] as f64 / streams[stream].rate);
+        let Some(stream) = (0..streams.len()).min_by_key(|stream| due(*stream)) else { return };
+        let due = due(stream);
+        thread::sleep(due.saturating_sub(begun.elapsed()));
         if is_stopped.load(Ordering::Relaxed) || due > MAX_LENGTH {
-            break;
+            return;
         }
-        match due.checked_sub(ground.begun.elapsed()) {
-            Some(wait) if !wait.is_zero() => alarm.after(wait).await?,
-            // What is late goes out at once, and those that wait for answers get their turn.
-            _ => tokio::task::yield_now().await,
+        let number = numbers[stream];
+        numbers[stream] += 1;
+        let client = number as usize % streams[stream].clients.len();
+        let gateway = streams[stream].pattern.gateway(number, due);
+        let shot = Shot { stream, gateway, due, sent: due, answered: due, status: None };
+        if sender.blocking_send((shot, client)).is_err() {
+            return;
         }
-        let number = numbers[next];
-        numbers[next] += 1;
-        let client = number as usize % streams[next].clients.len();
-        let gateway = streams[next].pattern.gateway(number, due);
-        let shot = Shot { stream: next, gateway, due, sent: due, answered: due, status: None };
+    }
+}
+
+async fn run(ground: Arc<Ground>, mut due: mpsc::Receiver<(Shot, usize)>) -> Vec<Shot> {
+    while let Some((shot, client)) = due.recv().await {
         if ground.under_way.load(Ordering::Relaxed) < MAX_UNDER_WAY {
             ground.under_way.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(ground.clone().shoot(shot, client));
@@ -181,8 +183,7 @@ async fn run(
     while ground.under_way.load(Ordering::Relaxed) > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let shots = std::mem::take(&mut *ground.shots());
-    Ok(shots)
+    std::mem::take(&mut *ground.shots())
 }
 
 /// What all requests of a load have in common.
@@ -284,33 +285,4 @@ fn parse(raw: &[u8]) -> anyhow::Result<Option<(u16, bool)>> {
     let length: usize = std::str::from_utf8(length)?.parse()?;
     let is_kept = value("connection").is_none_or(|value| !value.eq_ignore_ascii_case(b"close"));
     Ok((raw.len() >= head_len + length).then_some((status, is_kept)))
-}
-
-/// A clock that wakes to the microsecond; the runtime's own would wake to the millisecond, and
-/// all requests of a millisecond would go out at a time.
-struct Alarm(AsyncFd<OwnedFd>);
-
-impl Alarm {
-    fn new() -> anyhow::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(Self(AsyncFd::register(timerfd_create(TimerfdClockId::Monotonic, flags)?)?))
-    }
-
-    async fn after(&self, wait: Duration) -> anyhow::Result<()> {
-        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let wait = Timespec {
-            tv_sec: i64::try_from(wait.as_secs())?,
-            tv_nsec: wait.subsec_nanos().into(),
-        };
-        let once = Itimerspec { it_interval: none, it_value: wait };
-        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
-        loop {
-            let mut ready = self.0.readable().await?;
-            let read = |fd: &AsyncFd<OwnedFd>| Ok(rustix::io::read(fd.get_ref(), &mut [0; 8])?);
-            if let Ok(read) = ready.try_io(read) {
-                read?;
-                return Ok(());
-            }
-        }
-    }
 }

@@ -33,7 +33,8 @@ impl Tier {
 
     /// The same with these clients, whom `NAME-CLIENT` names.
     pub(crate) fn of(mut self, clients: impl IntoIterator<Item = String>) -> Self {
-        self.clients = clients.into_iter().map(|client| format!("{}-{client}", self.name)).collect();
+        self.clients =
+            clients.into_iter().map(|client| format!("{}-{client}", self.name)).collect();
         self
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::accuracy::admissions;
 use super::account::Allowance;
+use super::accuracy::admissions;
 use super::crowd::{GATEWAYS, Load, Pattern, Shot, Stream};
 use super::fleet::{Fleet, Tier};
 use super::troubles::{Promise, Stage, Trouble};
@@ -39,7 +39,8 @@ fn tiers() -> [Tier; 3] {
     [
         Tier::per_second("hot", 1000, 1000).of(one()),
         Tier::per_second("small", 20, 40).of(one()),
-        Tier::per_second("within", 50, 100).of((0..CLIENTS_WITHIN).map(|client| client.to_string())),
+        Tier::per_second("within", 50, 100)
+            .of((0..CLIENTS_WITHIN).map(|client| client.to_string())),
     ]
 }
 
@@ -134,9 +135,8 @@ impl Run {
         let lost = count(|shot| shot.status.is_none());
         let errors = count(|shot| shot.status.is_some_and(|status| status >= 500));
         let refused = count(|shot| shot.stream == WITHIN && shot.status == Some(429));
-        let none = |what, number: usize| {
-            Finding::bounded(what, number.to_string(), "none", number == 0)
-        };
+        let none =
+            |what, number: usize| Finding::bounded(what, number.to_string(), "none", number == 0);
         vec![
             Finding::bounded(
                 "the gateways' part of their core",
@@ -183,7 +183,8 @@ impl Run {
         let Allowance { rate, burst } = allowance;
         let without_redis = (self.recovered - self.from).as_secs_f64();
         let cut_off = promise.cut_off as f64 / GATEWAYS as f64;
-        let mut most = cut_off * (burst + rate * without_redis) + promise.more_bursts as f64 * burst;
+        let mut most =
+            cut_off * (burst + rate * without_redis) + promise.more_bursts as f64 * burst;
         if promise.cut_off > 0 {
             // A part is never less than one token, and what was on lease may have been spent.
             most += ON_LEASE * burst + promise.cut_off as f64;
@@ -204,7 +205,8 @@ impl Run {
         let end = self.shots.last().map(|shot| shot.due).unwrap_or_default();
         let from = (self.until + RECOVERY).min(end);
         let admitted = self.of(HOT).filter(|shot| shot.is_admitted() && shot.due >= from).count();
-        let afterwards = admitted as f64 / (hot.rate * (end - from).as_secs_f64().max(f64::EPSILON));
+        let afterwards =
+            admitted as f64 / (hot.rate * (end - from).as_secs_f64().max(f64::EPSILON));
         let recovery = match self.recovery {
             Some(recovery) => format!("{:.2} s", recovery.as_secs_f64()),
             None => format!("not within {} s", PATIENCE.as_secs()),

@@ -110,7 +110,11 @@ impl Trouble {
             Self::DataFlushed | Self::ClockForward => (0, 1),
             Self::Killed | Self::Failover => (GATEWAYS, 1),
             Self::Partition => (1, 0),
-            Self::Frozen | Self::Paused | Self::SlowBy30 | Self::Resets | Self::OutOfMemory
+            Self::Frozen
+            | Self::Paused
+            | Self::SlowBy30
+            | Self::Resets
+            | Self::OutOfMemory
             | Self::SlotsMoved => (GATEWAYS, 0),
         };
         Promise { cut_off, more_bursts }
@@ -156,7 +160,9 @@ impl Stage {
     pub(crate) fn links(&self) -> anyhow::Result<[String; GATEWAYS]> {
         let links: Vec<String> = match &self.cluster {
             Some(cluster) => vec![format!("url: {}, cluster: true", cluster.urls()); GATEWAYS],
-            None => self.ways.iter().map(|way| format!("url: \"redis://{}\"", way.address)).collect(),
+            None => {
+                self.ways.iter().map(|way| format!("url: \"redis://{}\"", way.address)).collect()
+            }
         };
         links.try_into().ok().context("another number of ways")
     }

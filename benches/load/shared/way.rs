@@ -104,7 +104,10 @@ async fn relay(
 }
 
 /// One connection, until either side closes it or it is reset.
-async fn converse(near: TcpStream, mut condition: watch::Receiver<Condition>) -> anyhow::Result<()> {
+async fn converse(
+    near: TcpStream,
+    mut condition: watch::Receiver<Condition>,
+) -> anyhow::Result<()> {
     near.set_nodelay(true)?;
     near.set_zero_linger()?;
     let Condition { target, generation, .. } = *condition.borrow();
