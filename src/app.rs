@@ -205,11 +205,8 @@ fn gateway(
         predecessor.take_estate()?;
     }
     gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
-    gateway.fleet = config
-        .redis
-        .as_ref()
-        .map(|redis| Fleet::new(redis, gateway.metrics.redis()))
-        .transpose()?;
+    gateway.fleet =
+        config.redis.as_ref().map(|redis| Fleet::new(redis, &gateway.metrics)).transpose()?;
     Ok((Arc::new(gateway), lock))
 }
 

@@ -7,6 +7,7 @@ pub mod channels;
 mod connector;
 mod gate;
 mod keeper;
+pub mod limits;
 pub mod link;
 pub mod roster;
 pub mod script;
@@ -17,7 +18,8 @@ pub use roster::Roster;
 pub use script::Script;
 
 use crate::config;
-use crate::metrics::RedisMetrics;
+use crate::metrics::Metrics;
+use limits::SharedLimits;
 use std::fmt;
 use std::sync::Arc;
 use thiserror::Error;
@@ -30,7 +32,9 @@ pub struct Fleet {
     /// The way to Redis.
     pub link: Link,
     /// Which ones live.
-    pub roster: Roster,
+    pub roster: Arc<Roster>,
+    /// The limits they have in common.
+    pub limits: Arc<SharedLimits>,
 }
 
 /// Why a gateway cannot join the others.
@@ -50,18 +54,25 @@ impl Fleet {
     ///
     /// # Errors
     /// When what the configuration names cannot be used. A Redis that is not there is no error.
-    pub fn new(config: &config::Redis, metrics: RedisMetrics) -> Result<Arc<Fleet>, CannotJoin> {
+    pub fn new(config: &config::Redis, metrics: &Metrics) -> Result<Arc<Fleet>, CannotJoin> {
         let id = GatewayId::random().map_err(CannotJoin::Randomness)?;
-        let link = Link::new(config, metrics)?;
-        let roster = Roster::new(link.clone(), id, config.expected_gateways);
-        Ok(Arc::new(Fleet { id, link, roster }))
+        let link = Link::new(config, metrics.redis())?;
+        let roster = Arc::new(Roster::new(link.clone(), id, config.expected_gateways));
+        let limits = Arc::new(SharedLimits::new(
+            link.clone(),
+            roster.clone(),
+            id,
+            config.is_cluster,
+            metrics.shared_limits.clone(),
+        ));
+        Ok(Arc::new(Fleet { id, link, roster, limits }))
     }
 
     /// Keeps the way to Redis up and this gateway in the roster. To be run once, on the runtime of
     /// the requests; it ends with that. From `shutdown` on this gateway does not count any more,
     /// and Redis is still asked for those that are finished.
     pub async fn attend(&self, shutdown: watch::Receiver<bool>) {
-        tokio::join!(self.link.attend(), self.roster.attend(shutdown));
+        tokio::join!(self.link.attend(), self.roster.attend(shutdown), self.limits.attend());
     }
 }
 

@@ -6,14 +6,14 @@ use tollgate::fleet::limits::script::{self, Answer, Ask, Reply};
 use tollgate::policy::meter::Algorithm;
 
 /// A connection, and the script with the clock taken from its last two arguments.
-pub struct Store {
+pub(crate) struct Store {
     connection: Connection,
     text: String,
     _server: RedisServer,
 }
 
 impl Store {
-    pub fn start() -> Store {
+    pub(crate) fn start() -> Store {
         let server = RedisServer::start();
         let client = redis::Client::open(server.url()).expect("an address");
         let connection = client.get_connection().expect("a connection");
@@ -24,7 +24,7 @@ impl Store {
     }
 
     /// Runs the script for one request of one gateway.
-    pub fn call(&mut self, gateway: &str, now_ns: u64, asks: &[(&str, Ask<'_>)]) -> Reply {
+    pub(crate) fn call(&mut self, gateway: &str, now_ns: u64, asks: &[(&str, Ask<'_>)]) -> Reply {
         let bodies: Vec<Ask<'_>> = asks.iter().map(|(_, ask)| ask.clone()).collect();
         let mut command = redis::cmd("EVAL");
         command.arg(&self.text).arg(asks.len());
@@ -38,12 +38,18 @@ impl Store {
     }
 
     /// Asks one bucket for tokens.
-    pub fn take(&mut self, key: &str, algorithm: &Algorithm, cost: u32, now_ns: u64) -> Answer {
+    pub(crate) fn take(
+        &mut self,
+        key: &str,
+        algorithm: &Algorithm,
+        cost: u32,
+        now_ns: u64,
+    ) -> Answer {
         let ask = Ask { algorithm, cost, statement: None, back: None };
         self.call("a", now_ns, &[(key, ask)]).answers[0]
     }
 
-    pub fn connection(&mut self) -> &mut Connection {
+    pub(crate) fn connection(&mut self) -> &mut Connection {
         &mut self.connection
     }
 }

@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::handover::{Estate, Upgrader};
 use crate::lifecycle::Stage;
 use crate::metrics::Metrics;
-use crate::policy::limit::{Limit, LimitCost, LimitKey, Role};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, Role, Store};
 use crate::policy::meter::{Algorithm, Meter};
 use crate::policy::rate::{Period, Rate, TokenBucket};
 use crate::policy::route::{HostMatch, PathMatch};
@@ -197,6 +197,7 @@ fn limit(name: &str, key: LimitKey, cost: LimitCost) -> Limit {
         cost,
         is_shadow: false,
         role: Role::Rate,
+        store: Store::Local,
     }
 }
 

@@ -6,33 +6,33 @@ use super::{Algorithm, FixedWindow, LeakyBucket, Period, Rate, SlidingWindow, Sp
 
 /// Midnight of a first of January, with both clocks the same: far enough from zero that a late
 /// caller has somewhere to be late.
-pub const START: u64 = 946_684_800 * SECOND;
-pub const SECOND: u64 = 1_000_000_000;
-pub const MS: u64 = 1_000_000;
+pub(super) const START: u64 = 946_684_800 * SECOND;
+pub(super) const SECOND: u64 = 1_000_000_000;
+pub(super) const MS: u64 = 1_000_000;
 
-pub fn token_bucket(count: u64, burst: u64) -> Algorithm {
+pub(super) fn token_bucket(count: u64, burst: u64) -> Algorithm {
     Algorithm::TokenBucket(drain(count, burst))
 }
 
-pub fn drain(count: u64, burst: u64) -> TokenBucket {
+pub(super) fn drain(count: u64, burst: u64) -> TokenBucket {
     TokenBucket::new(Rate { count, period: Period::Second }, burst).unwrap()
 }
 
-pub fn fixed(span: Span, tokens: u64) -> Algorithm {
+pub(super) fn fixed(span: Span, tokens: u64) -> Algorithm {
     Algorithm::FixedWindow(FixedWindow::new(span, tokens).unwrap())
 }
 
-pub fn sliding(period: Period, tokens: u64) -> Algorithm {
+pub(super) fn sliding(period: Period, tokens: u64) -> Algorithm {
     Algorithm::SlidingWindow(SlidingWindow::new(period, tokens).unwrap())
 }
 
-pub fn leaky(count: u64, burst: u64, max_delay_ms: u64) -> Algorithm {
+pub(super) fn leaky(count: u64, burst: u64, max_delay_ms: u64) -> Algorithm {
     Algorithm::LeakyBucket(LeakyBucket::new(drain(count, burst), max_delay_ms * MS))
 }
 
 /// What a case expects of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
+pub(super) enum Expected {
     /// It passes, so many milliseconds later.
     Pass(u64),
     /// It would pass so many milliseconds later.
@@ -41,11 +41,11 @@ pub enum Expected {
 }
 
 /// Milliseconds since the start, cost, and what comes of it.
-pub type Step = (u64, u32, Expected);
+pub(super) type Step = (u64, u32, Expected);
 use Expected::{Never, Pass, Wait};
 
 /// The table.
-pub fn cases() -> [(Algorithm, &'static [Step]); 7] {
+pub(super) fn cases() -> [(Algorithm, &'static [Step]); 7] {
     let second = Span::Period(Period::Second);
     [
         (
