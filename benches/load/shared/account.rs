@@ -62,7 +62,7 @@ impl Allowance {
     }
 }
 
-/// For each sending a the requests counted so far that were sent then or later, plus
+/// For each sending a of a request counted so far, how many of those were sent then or later, plus
 /// rate · (a − the last sending); it gives the greatest of these sums.
 ///
 /// Each place holds its own requests less rate · (the next sending − its own), so that the sums
@@ -77,12 +77,11 @@ struct Tree {
 impl Tree {
     fn new(sent: &[f64], rate: f64) -> Self {
         let leaves = sent.len().next_power_of_two().max(1);
-        // A place nobody has adds nothing and is never the best.
+        // Where nobody was counted, no window begins.
         let mut nodes = vec![(0.0, f64::NEG_INFINITY); 2 * leaves];
         for (place, now) in sent.iter().enumerate() {
             let next = sent.get(place + 1).unwrap_or(now);
-            let own = -rate * (next - now);
-            nodes[leaves + place] = (own, own);
+            nodes[leaves + place].0 = -rate * (next - now);
         }
         let mut tree = Self { nodes, leaves };
         for node in (1..leaves).rev() {
@@ -95,7 +94,8 @@ impl Tree {
     fn count(&mut self, place: usize) {
         let mut node = self.leaves + place;
         self.nodes[node].0 += 1.0;
-        self.nodes[node].1 += 1.0;
+        // From now on a window can begin here.
+        self.nodes[node].1 = self.nodes[node].0;
         while node > 1 {
             node /= 2;
             self.join(node);
