@@ -165,7 +165,7 @@ fn prepare(
     let serving = data.started();
     let open = watch::channel(false).0;
     let data = Held { service: data, open: open.subscribe() };
-    server.add_service(Beside { service: data, fleet: gateway.fleet.clone() });
+    server.add_service(Beside { service: data, gateway: gateway.clone() });
     server.add_service(metrics_service(on_failure, listeners.metrics));
     server.add_service(background_service(
         "admin",
@@ -205,8 +205,9 @@ fn gateway(
         predecessor.take_estate()?;
     }
     gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
-    gateway.fleet =
-        config.redis.as_ref().map(|redis| Fleet::new(redis, &gateway.metrics)).transpose()?;
+    if let Some(redis) = &config.redis {
+        gateway.join(Fleet::new(redis, &gateway.metrics)?);
+    }
     Ok((Arc::new(gateway), lock))
 }
 

@@ -46,7 +46,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
     ),
     (
         "decision",
-        &["clock", "config", "gateway", "policy", "registry", "store", "upstream", "wire"],
+        &["clock", "config", "fleet", "gateway", "policy", "registry", "store", "upstream", "wire"],
     ),
     (
         "proxy",
@@ -54,6 +54,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "clock",
             "config",
             "decision",
+            "fleet",
             "gateway",
             "lifecycle",
             "metrics",
@@ -71,6 +72,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "clock",
             "config",
             "decision",
+            "fleet",
             "gateway",
             "handover",
             "lifecycle",

@@ -304,7 +304,6 @@ fn two_listeners_on_one_port_are_refused() {
 #[test]
 fn keys_of_later_work_are_refused_by_name() {
     refused(&[
-        ("redis: {url: 'redis://127.0.0.1'}", "redis is not available yet"),
         ("server: {tls: {cert: x}}", "tls is not available yet"),
         (
             "limits: [{name: l, rate: 1/s, burst: 1, on_store_failure: deny}]",

@@ -57,6 +57,10 @@ pub(super) struct CircuitBreaker {
     /// When the state that an operator forced ends; null: nothing is forced.
     #[schema(value_type = Option<String>, format = DateTime)]
     forced_until: Option<Timestamp>,
+    /// Until when fewer failures open it, because another gateway opened its own; null: as many
+    /// as its policy says.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    hinted_until: Option<Timestamp>,
     /// Whether it opens by itself; one without a policy is opened by operators alone.
     automatic: bool,
 }
@@ -197,6 +201,7 @@ pub(super) fn view(circuit: &Circuit) -> CircuitBreaker {
         probes: Probes { out: view.probes_out, succeeded: view.probes_succeeded },
         ramp: view.ramp.map(Share::fraction),
         forced_until: view.forced_until_ns.and_then(at),
+        hinted_until: view.hinted_until_ns.and_then(at),
         automatic: circuit.policy().is_some(),
     }
 }

@@ -3,6 +3,7 @@
 use super::history::rounded;
 use super::{AdminState, App};
 use crate::clock;
+use crate::fleet::Fleet;
 use crate::lifecycle::Stage;
 use crate::metrics::ReloadResult;
 use crate::registry::Condition;
@@ -21,6 +22,9 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 pub(super) struct Health {
     status: Status,
     redis: Redis,
+    /// Gateways that share Redis, this one included: as last known while it is down, and as
+    /// expected before it ever was up; null where `redis` is off.
+    gateways: Option<u32>,
     registry: RegistryState,
     /// By upstream.
     upstreams: BTreeMap<String, Servers>,
@@ -55,8 +59,8 @@ impl utoipa::PartialSchema for ReloadResult {
 
 impl ToSchema for ReloadResult {}
 
-/// `ok` when every server of every upstream is healthy, no circuit refuses requests, and the
-/// registry has lost nothing and can be written.
+/// `ok` when every server of every upstream is healthy, no circuit refuses requests, the
+/// registry has lost nothing and can be written, and Redis, where there is one, answers.
 #[derive(Debug, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -64,11 +68,26 @@ enum Status {
     Degraded,
 }
 
-/// Whether limits are shared through Redis.
-#[derive(Debug, Serialize, ToSchema)]
+/// Whether Redis is asked for what gateways have in common.
+#[derive(Debug, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Redis {
+    /// It is.
+    Up,
+    /// It does not answer: this gateway decides alone.
+    Down,
+    /// None is configured.
     Off,
+}
+
+impl Redis {
+    fn of(fleet: Option<&Fleet>) -> Redis {
+        match fleet.map(|fleet| fleet.link.is_up()) {
+            None => Redis::Off,
+            Some(true) => Redis::Up,
+            Some(false) => Redis::Down,
+        }
+    }
 }
 
 /// What becomes of changes to clients, keys and blocks.
@@ -146,13 +165,17 @@ fn observe(app: &AdminState, stage: Stage) -> Health {
     let now_ns = clock::now_ns();
     let is_refusing = generation.circuits().any(|circuit| circuit.would_refuse(now_ns));
     let condition = app.gateway.registry.condition();
+    let fleet = app.gateway.fleet.as_deref();
+    let redis = Redis::of(fleet);
     let is_well = all_healthy
         && !is_refusing
         && stage != Stage::Starting
+        && redis != Redis::Down
         && !matches!(condition, Condition::Anew | Condition::Failing);
     Health {
         status: if is_well { Status::Ok } else { Status::Degraded },
-        redis: Redis::Off,
+        redis,
+        gateways: fleet.map(|fleet| fleet.roster.live()),
         registry: condition.into(),
         upstreams,
         uptime_seconds: app.gateway.lifecycle.uptime().as_secs(),

@@ -1,6 +1,6 @@
 //! What goes on beside a service, on the threads that serve its connections.
 
-use crate::fleet::Fleet;
+use crate::gateway::Gateway;
 use async_trait::async_trait;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// no other thread.
 pub(super) struct Beside<S> {
     pub(super) service: S,
-    pub(super) fleet: Option<Arc<Fleet>>,
+    pub(super) gateway: Arc<Gateway>,
 }
 
 #[async_trait]
@@ -21,9 +21,11 @@ impl<S: Service + 'static> Service for Beside<S> {
         shutdown: ShutdownWatch,
         listeners_per_fd: usize,
     ) {
-        if let Some(fleet) = self.fleet.clone() {
-            let shutdown = shutdown.clone();
-            tokio::spawn(async move { fleet.attend(shutdown).await });
+        if let Some(fleet) = self.gateway.fleet.clone() {
+            let (gateway, shutdown) = (self.gateway.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                fleet.attend(|circuit| gateway.hint(circuit), shutdown).await;
+            });
         }
         self.service.start_service(fds, shutdown, listeners_per_fd).await;
     }

@@ -76,8 +76,8 @@ const SECTIONS: [Section; 5] = [
         &[
             (
                 "TOLLGATE_STATE_DIR, TOLLGATE_LISTEN, TOLLGATE_WORKERS, TOLLGATE_ADMIN_LISTEN, \
-                 TOLLGATE_ADMIN_TOKEN, TOLLGATE_METRICS_LISTEN, TOLLGATE_CLIENT_ID_FROM, \
-                 TOLLGATE_UPSTREAM",
+                 TOLLGATE_ADMIN_TOKEN, TOLLGATE_METRICS_LISTEN, TOLLGATE_REDIS_URL, \
+                 TOLLGATE_CLIENT_ID_FROM, TOLLGATE_UPSTREAM",
                 "Values that the shipped configuration takes from the environment. Any other \
                  variable can be named in a configuration, as ${NAME} or ${NAME:-default}.",
             ),

@@ -142,3 +142,27 @@ impl Link {
         run_on(connection, &PROBE, &[mark], &[MARK_MS]).await.map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_attempt_is_made_at_once_and_later_ones_after_ever_longer_waits() {
+        let mut backoff = Backoff::default();
+        let ms: Vec<u128> = (0..8).map(|_| backoff.next(0.0).as_millis()).collect();
+        assert_eq!(ms, [0, 50, 100, 200, 400, 800, 1_000, 1_000]);
+        backoff.begin_anew();
+        assert_eq!(backoff.next(0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn chance_shortens_a_wait_by_half_at_most_and_no_number_of_attempts_overflows() {
+        let mut backoff = Backoff::default();
+        for _ in 0..100 {
+            backoff.next(0.5);
+        }
+        assert_eq!(backoff.next(1.0), Duration::from_millis(500));
+        assert_eq!(backoff.next(0.0), Duration::from_secs(1));
+    }
+}

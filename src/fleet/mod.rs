@@ -6,6 +6,7 @@
 pub mod channels;
 mod connector;
 mod gate;
+pub mod hints;
 mod keeper;
 pub mod limits;
 pub mod link;
@@ -13,6 +14,7 @@ pub mod roster;
 pub mod script;
 
 pub use connector::Unusable;
+pub use hints::Hints;
 pub use link::{Link, LinkError};
 pub use roster::Roster;
 pub use script::Script;
@@ -35,6 +37,8 @@ pub struct Fleet {
     pub roster: Arc<Roster>,
     /// The limits they have in common.
     pub limits: Arc<SharedLimits>,
+    /// What circuits tell each other.
+    pub hints: Hints,
 }
 
 /// Why a gateway cannot join the others.
@@ -65,14 +69,20 @@ impl Fleet {
             config.is_cluster,
             metrics.shared_limits.clone(),
         ));
-        Ok(Arc::new(Fleet { id, link, roster, limits }))
+        Ok(Arc::new(Fleet { id, link, roster, limits, hints: Hints::default() }))
     }
 
-    /// Keeps the way to Redis up and this gateway in the roster. To be run once, on the runtime of
-    /// the requests; it ends with that. From `shutdown` on this gateway does not count any more,
-    /// and Redis is still asked for those that are finished.
-    pub async fn attend(&self, shutdown: watch::Receiver<bool>) {
-        tokio::join!(self.link.attend(), self.roster.attend(shutdown), self.limits.attend());
+    /// Keeps the way to Redis up and this gateway in the roster; settles accounts of limits; tells
+    /// `hear` the circuits that other gateways have opened. To be run once, on the runtime of the
+    /// requests; it ends with that. From `shutdown` on this gateway does not count any more, and
+    /// Redis is still asked for those that are finished.
+    pub async fn attend(&self, hear: impl Fn(&str), shutdown: watch::Receiver<bool>) {
+        tokio::join!(
+            self.link.attend(),
+            self.roster.attend(shutdown.clone()),
+            self.limits.attend(shutdown),
+            self.hints.attend(&self.link, self.id, hear),
+        );
     }
 }
 

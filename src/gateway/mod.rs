@@ -14,6 +14,7 @@ pub mod registry_metrics;
 mod retired;
 pub mod table_metrics;
 
+use crate::clock;
 use crate::config::{self, Config};
 use crate::fleet::Fleet;
 use crate::lifecycle::Lifecycle;
@@ -88,6 +89,21 @@ impl Gateway {
         }
     }
 
+    /// Has something in common with other gateways from now on.
+    pub fn join(&mut self, fleet: Arc<Fleet>) {
+        report_trips(&fleet, &self.generation());
+        self.fleet = Some(fleet);
+    }
+
+    /// Hears that another gateway has opened the circuit of this name. One that is not there is
+    /// of another configuration.
+    pub fn hint(&self, circuit: &str) {
+        let generation = self.glance();
+        if let Some(circuit) = generation.circuits().find(|one| **one.name() == *circuit) {
+            circuit.hint(clock::now_ns());
+        }
+    }
+
     /// The current generation.
     pub fn generation(&self) -> Arc<Generation> {
         self.generation.load_full()
@@ -102,7 +118,12 @@ impl Gateway {
     /// Makes the generation that `config` decides, with whatever of the current one stays as it
     /// is. It does not serve before it is [swapped in](Gateway::swap).
     pub fn prepare(&self, config: Config) -> Generation {
-        Generation::new(config, Some(&self.generation()), &self.limiter, &self.metrics)
+        let old = self.generation();
+        let next = Generation::new(config, Some(&old), &self.limiter, &self.metrics);
+        if let Some(fleet) = &self.fleet {
+            report_trips(fleet, &next);
+        }
+        next
     }
 
     /// Lets `next` serve: every request that begins from now on is decided by it. What only the
@@ -129,6 +150,11 @@ impl Gateway {
     pub fn inflight(&self) -> i64 {
         self.metrics.inflight()
     }
+}
+
+/// Has other gateways told when requests open a circuit.
+fn report_trips(fleet: &Fleet, generation: &Generation) {
+    generation.circuits().for_each(|circuit| circuit.report_trips(fleet.hints.trips()));
 }
 
 /// What metrics tell of a configuration that begins to serve.

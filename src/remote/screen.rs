@@ -55,8 +55,13 @@ impl Screen {
     }
 
     fn head(&mut self, health: &Value) {
+        let gateways = match health["gateways"].as_u64() {
+            None => String::new(),
+            Some(1) => ", 1 gateway".to_owned(),
+            Some(live) => format!(", {live} gateways"),
+        };
         self.line(&format!(
-            "status {}, generation {}, up {}, pid {}, redis {}",
+            "status {}, generation {}, up {}, pid {}, redis {}{gateways}",
             plain(&health["status"]),
             health["generation"],
             span(health["uptime_seconds"].as_u64().unwrap_or_default()),
@@ -228,7 +233,8 @@ mod tests {
             "on_trial": {"generation": 3, "goes_back_to": 1, "seconds_left": 12.4},
         });
         vec![
-            json!({"status": "ok", "generation": 3, "uptime_seconds": 90_061, "pid": 77, "redis": "off"}),
+            json!({"status": "ok", "generation": 3, "uptime_seconds": 90_061, "pid": 77, "redis": "down",
+                   "gateways": 4}),
             history,
             (0..40).map(circuit).collect(),
             json!([{"name": "u".repeat(64), "servers": (0..31).map(server).collect::<Vec<_>>()}]),
@@ -244,7 +250,7 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
         assert!(text.lines().count() <= 57, "{text}");
         let parts = [
-            "status ok, generation 3, up 1 d 1 h, pid 77, redis off",
+            "status ok, generation 3, up 1 d 1 h, pid 77, redis down, 4 gateways",
             "rolled back to generation 1: routes.a: changed, and 1 more",
             "generation 2 was rolled back:",
             "generation 3 is watched for 12 s more",

@@ -72,9 +72,9 @@ impl Key {
         self.fingerprint as usize
     }
 
-    /// Where in its set the key looks first; bits the set's number does not use.
+    /// Where in its set the key looks first, from 0 to 15; bits that the set's number does not use.
     pub(super) fn start(self) -> usize {
-        (self.fingerprint >> 58) as usize
+        (self.fingerprint >> 60) as usize
     }
 }
 

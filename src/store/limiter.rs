@@ -258,9 +258,15 @@ impl Limiter {
     ) -> Verdict {
         receipt.charges.clear();
         receipt.delay = None;
+        let mut tightest: Option<Standing> = None;
         for demand in demands {
             match self.charge(demand, overflow, now, &clock) {
-                Charge::Taken { state, place } => receipt.add(demand, state, place, now),
+                Charge::Taken { state, place } => {
+                    receipt.add(demand, state, place, now);
+                    let limit = limit_at(place, demand.meter, overflow);
+                    let next = Standing::new(demand, limit, state, Some(0), now);
+                    tightest = Some(tightest.map_or(next, |tightest| tightest.tighter(next)));
+                }
                 Charge::Refused { state, wait_ns, place } => {
                     for (charged, demand) in receipt.charges.drain(..).zip(demands) {
                         self.refund(&charged, demand.meter, overflow, &clock);
@@ -271,12 +277,7 @@ impl Limiter {
                 }
             }
         }
-        let standings = receipt.charges.iter().zip(demands).map(|(charged, demand)| {
-            let Payment { place, state, .. } = charged.payment;
-            let limit = limit_at(place, demand.meter, overflow);
-            Standing::new(demand, limit, state, Some(0), now)
-        });
-        Verdict::Admitted(standings.reduce(Standing::tighter))
+        Verdict::Admitted(tightest)
     }
 
     /// Charges limits that are only watched, each by itself and whatever the others say, and
@@ -376,6 +377,7 @@ impl Limiter {
         Standing::new(demand, limit, state, wait_ns, now)
     }
 
+    #[inline]
     fn charge(
         &self,
         demand: &Demand<'_>,
@@ -388,14 +390,28 @@ impl Limiter {
             let (state, place) = self.table.peek(key, class, now);
             return Charge::Taken { state, place };
         }
-        let first = self.table.charge(key, class, meter, overflow, cost, now);
-        let Charge::Refused { state, place, .. } = first else { return first };
-        let limit = limit_at(place, meter, overflow);
-        if limit.cut(state, now).is_none() {
-            return first;
+        match self.table.charge(key, class, meter, overflow, cost, now) {
+            Charge::Refused { state, place, .. }
+                if limit_at(place, meter, overflow).cut(state, now).is_some() =>
+            {
+                self.charge_after_cut(demand, place, overflow, clock)
+            }
+            charge => charge,
         }
-        // The limit became smaller since the state was written. Cut it and ask again.
-        self.table.cut(key, place, limit, clock);
+    }
+
+    /// Charges a bucket whose limit became smaller since its state was written, which is first
+    /// cut to the new one.
+    #[cold]
+    fn charge_after_cut(
+        &self,
+        demand: &Demand<'_>,
+        place: Place,
+        overflow: &TokenBucket,
+        clock: &impl Fn() -> u64,
+    ) -> Charge {
+        let Demand { key, class, meter, cost, .. } = *demand;
+        self.table.cut(key, place, limit_at(place, meter, overflow), clock);
         self.table.charge(key, class, meter, overflow, cost, clock())
     }
 

@@ -13,8 +13,9 @@ use crate::metrics::CircuitMetrics;
 use crate::policy::breaker::{Admission, Breaker, BreakerPolicy, Pass, Reason, State};
 pub use crate::policy::breaker::{ForceTo, Outcome, View};
 use gate::Gate;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// What a circuit without a policy goes by.
 static NEVER: BreakerPolicy = BreakerPolicy::NEVER;
@@ -28,6 +29,8 @@ pub struct Circuit {
     gate: Gate,
     /// Held for less than a microsecond at a time; nothing waits, logs or panics under it.
     core: Mutex<Core>,
+    /// Who is told when calls have opened it.
+    trips: OnceLock<mpsc::Sender<Arc<str>>>,
 }
 
 struct Core {
@@ -78,7 +81,13 @@ impl Circuit {
         gate.set(breaker.plain_generation(), 0);
         metrics.begin();
         let core = Mutex::new(Core { breaker, counting_since_ns: 0 });
-        Circuit { name, policy, metrics, gate, core }
+        Circuit { name, policy, metrics, gate, core, trips: OnceLock::new() }
+    }
+
+    /// Sends its name there each time that calls open it, as long as there is room; not when a
+    /// probe or an operator does. The first to ask for this is the one.
+    pub fn report_trips(&self, to: &mpsc::Sender<Arc<str>>) {
+        let _ = self.trips.set(to.clone());
     }
 
     /// Its name: the upstream's, or `route:` and the route's.
@@ -112,6 +121,20 @@ impl Circuit {
     /// Does what an operator wants.
     pub fn force(&self, to: ForceTo, now_ns: u64) {
         self.locked(|breaker, policy| breaker.force(policy, to, now_ns));
+    }
+
+    /// Hears that another gateway has opened its circuit of this name: for one window of the
+    /// policy fewer failures open this one. Returns whether it heeds that.
+    pub fn hint(&self, now_ns: u64) -> bool {
+        let is_heeded = self.locked(|breaker, policy| breaker.hint(policy, now_ns));
+        if is_heeded {
+            let (name, window) = (&self.name, Duration::from_nanos(self.rules().window_ns));
+            log::info!(
+                "circuit {name}: another gateway has opened its own, so fewer failures open this \
+                 one for {window:.1?}"
+            );
+        }
+        is_heeded
     }
 
     /// Everything there is to show.
@@ -181,12 +204,24 @@ impl Circuit {
                 self.metrics.change(breaker.state());
             }
             let is_changed = breaker.generation() != generation;
-            (answer, is_changed.then(|| breaker.view(policy, now_ns)))
+            (answer, is_changed.then(|| (state, breaker.view(policy, now_ns))))
         };
-        if let Some(view) = change {
+        if let Some((before, view)) = change {
             self.log(&view);
+            if before == State::Closed && view.state == State::Open {
+                self.report(view.reason);
+            }
         }
         answer
+    }
+
+    fn report(&self, reason: Option<Reason>) {
+        if let Some(trips) = self.trips.get()
+            && reason != Some(Reason::Forced)
+        {
+            // Others find out by themselves what finds no room.
+            let _ = trips.try_send(self.name.clone());
+        }
     }
 
     /// One line for each change of state; cooldown, ramp and operators bound their number.

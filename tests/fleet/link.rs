@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use tollgate::fleet::{LinkError, Script};
 
 use crate::rig::{Attended, TIMEOUT};
-use crate::support::{RedisCluster, RedisSentinels, RedisServer, replica_of};
+use crate::support::{RedisCluster, RedisSentinels, RedisServer};
 
 fn to(server: &RedisServer) -> Attended {
     Attended::to(&format!("url: \"{}\"", server.url()))
@@ -204,8 +204,7 @@ async fn a_storm_of_resets_makes_few_connections() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_one_address_a_server_that_became_a_replica_is_left() {
-    let primary = RedisServer::start();
-    let server = RedisServer::start();
+    let (primary, server) = (RedisServer::start(), RedisServer::start());
     let gateway = to(&server);
     gateway.until_up(true).await;
     let port = primary.address().port().to_string();
@@ -213,7 +212,6 @@ async fn behind_one_address_a_server_that_became_a_replica_is_left() {
     gateway.until_up(false).await;
     server.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
     gateway.until_up(true).await;
-    drop(replica_of(&primary));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,7 +276,11 @@ async fn messages_cross_a_cluster() {
 }
 
 /// Sends until it comes: nobody says when the other side has begun to listen.
-async fn receive(from: &Attended, news: &mut tollgate::fleet::channels::Messages, text: &[u8]) {
+pub(crate) async fn receive(
+    from: &Attended,
+    news: &mut tollgate::fleet::channels::Messages,
+    text: &[u8],
+) {
     let arrives = async {
         loop {
             let _ = from.link.publish("news", text).await;

@@ -10,5 +10,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
+mod gateways;
+mod hints;
 mod link;
 mod rig;

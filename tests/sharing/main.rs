@@ -11,4 +11,5 @@ mod support;
 
 mod accounts;
 mod algorithms;
+mod gateways;
 mod store;

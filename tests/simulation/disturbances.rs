@@ -57,7 +57,8 @@ impl Run {
         }
     }
 
-    /// An operator forces a circuit, or drains a server or brings it back.
+    /// An operator forces a circuit, or drains a server or brings it back; or another gateway has
+    /// opened its circuit.
     pub(super) fn operator(&mut self) {
         let after_ns = self.rng.u64(MS..10 * SECOND);
         self.put(after_ns, Event::Operator);
@@ -65,6 +66,11 @@ impl Run {
             return;
         }
         let until_ns = self.now_ns + self.rng.u64(..4 * SECOND);
+        if one_of(&mut self.rng, 3) {
+            let circuit = self.rng.usize(..self.circuits.len());
+            self.circuits[circuit].hint(self.now_ns, &mut self.tally);
+            return;
+        }
         let to = match self.rng.u8(..9) {
             0 => ForceTo::Open { until_ns },
             1 => ForceTo::Closed { until_ns },

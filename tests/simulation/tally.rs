@@ -18,6 +18,7 @@ happenings! {
     GoneInLine GoneWithPlaceUnread GoneInAttempt GoneInBackoff
     // The circuit.
     OpenedByRow OpenedByFailures OpenedBySlowCalls OpenedByProbe OpenedForLonger Closed Forced
+    Hinted OpenedSooner
     RefusedByOpenCircuit RefusedForProbes RefusedOnRamp PassedOnRamp
     ProbeGivenBack ProbeOverdue LateSuccess LateFailure ToldToLaterGeneration
     // Servers.

@@ -53,6 +53,8 @@ impl RedisServer {
         };
         arguments.extend(ports.map(str::to_owned));
         arguments.extend(["--bind", "127.0.0.1"].map(str::to_owned));
+        // A replica is not to wait for others that might come.
+        arguments.extend(["--repl-diskless-sync-delay", "0"].map(str::to_owned));
         arguments.extend(options.iter().map(|&option| option.to_owned()));
         let password = options.iter().position(|&option| option == "--requirepass");
         let password = password.map(|at| options[at + 1].to_owned());
@@ -286,12 +288,7 @@ impl RedisSentinels {
 #[track_caller]
 pub fn replica_of(primary: &RedisServer) -> RedisServer {
     let port = primary.address().port().to_string();
-    let replica = RedisServer::with(&[
-        "--replicaof",
-        &format!("127.0.0.1 {port}"),
-        "--repl-diskless-sync-delay",
-        "0",
-    ]);
+    let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {port}")]);
     until("the replica is in step", || {
         let info: String = replica.ask(&["INFO", "REPLICATION"]);
         info.contains("master_link_status:up").then_some(())

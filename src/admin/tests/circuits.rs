@@ -59,7 +59,7 @@ fn closed(name: &str, is_automatic: bool) -> Value {
         "name": name, "state": "closed", "reason": null, "opened_at": null,
         "retry_after_seconds": null, "failures": 0, "openings": 0,
         "window": {"calls": 0, "failures": 0, "slow": 0}, "next_probe_seconds": null,
-        "probes": {"out": 0, "succeeded": 0}, "ramp": null, "forced_until": null,
+        "probes": {"out": 0, "succeeded": 0}, "ramp": null, "forced_until": null, "hinted_until": null,
         "automatic": is_automatic,
     })
 }

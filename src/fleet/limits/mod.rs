@@ -26,6 +26,7 @@ use script::{Answer, Ask, RedisTime, Reply, SCRIPT, Verdict};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// The most accounts; about 200 bytes each. A bucket without one is asked for every request.
@@ -335,36 +336,33 @@ impl SharedLimits {
     }
 
     /// Renews leases that are in demand and hands back those that are not, pays debts, and closes
-    /// accounts nobody uses. Runs until it is dropped.
-    pub async fn attend(&self) {
+    /// accounts nobody uses. From `shutdown` on everything is handed back, and what the last
+    /// requests need they ask for. Runs until it is dropped.
+    pub async fn attend(&self, shutdown: watch::Receiver<bool>) {
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             round.tick().await;
-            self.look_through(|account, now_ns| {
-                account.is_running_out(now_ns) || account.is_in_debt()
-            })
-            .await;
+            self.tidy();
+            if self.link.is_up() {
+                let is_last = *shutdown.borrow();
+                self.look_through(is_last).await;
+            }
         }
     }
 
-    /// Hands back everything, at the end.
-    pub async fn hand_back(&self) {
-        let due = self.due(|account, now_ns| account.stranded(now_ns) > 0 || account.is_in_debt());
-        for accounts in due.chunks(AT_A_TIME) {
-            join_all(accounts.iter().map(|account| self.speak(account, 0))).await;
-        }
-    }
-
-    async fn look_through(&self, is_due: impl Fn(&Account, u64) -> bool) {
-        let due = self.due(is_due);
-        self.tidy();
-        if !self.link.is_up() {
-            return;
-        }
+    async fn look_through(&self, is_last: bool) {
+        let due = self.due(|account, now_ns| {
+            account.is_running_out(now_ns)
+                || account.is_in_debt()
+                || is_last && account.stranded(now_ns) > 0
+        });
         for accounts in due.chunks(AT_A_TIME) {
             join_all(accounts.iter().map(|account| {
-                let ceiling = lease::ceiling(account.algorithm().burst(), self.live());
+                let ceiling = match is_last {
+                    true => 0,
+                    false => lease::ceiling(account.algorithm().burst(), self.live()),
+                };
                 self.speak(account, ceiling)
             }))
             .await;

@@ -24,6 +24,10 @@
 //! time; and since a fast success opens nothing, telling one needs no lock (see
 //! [`Breaker::count_successes`]).
 //!
+//! **Hints.** Where other gateways guard the same upstream, one that has opened its circuit says
+//! so. This one then opens on [fewer failures](BreakerPolicy::alerted) for the length of a
+//! window, once: a further hint within that time changes nothing, and none opens anything.
+//!
 //! **Time.** Threads read the clock before they get here, so `now_ns` may be a little behind
 //! what was seen before; the machine's own time never goes back.
 
@@ -59,6 +63,8 @@ pub struct Breaker {
     openings: u32,
     /// Why and when it opened last; none while it is closed.
     opened: Option<(Reason, u64)>,
+    /// Until when a hint is heeded; 0: there is none.
+    hinted_until_ns: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +140,7 @@ impl Breaker {
                 let is_slow = policy.is_slow(took_ns);
                 self.evidence.count(policy, outcome, is_slow, self.now_ns);
                 let is_bad = is_slow || outcome != Outcome::Success;
-                let due = is_bad.then(|| self.evidence.reason(policy)).flatten();
+                let due = is_bad.then(|| self.due(policy)).flatten();
                 if let Some((reason, at_ns)) = due {
                     let retry_after_ns = at_ns.saturating_sub(self.now_ns);
                     self.open(policy, reason, retry_after_ns, random);
@@ -197,10 +203,26 @@ impl Breaker {
         self.refresh(policy, now_ns);
     }
 
+    /// Hears that another gateway has opened the circuit of this name. Returns whether that
+    /// changes anything: not while it is not closed or heeds an earlier hint, nor where nothing
+    /// but an operator opens it.
+    pub fn hint(&mut self, policy: &BreakerPolicy, now_ns: u64) -> bool {
+        self.refresh(policy, now_ns);
+        let is_closed = matches!(self.phase, Phase::Closed { .. });
+        let is_heeded = is_closed && policy.has_condition() && self.hinted_until_ns == 0;
+        if is_heeded {
+            self.hinted_until_ns = self.now_ns.saturating_add(policy.window_ns);
+        }
+        is_heeded
+    }
+
     /// Makes the changes that time alone brings about.
     pub fn refresh(&mut self, policy: &BreakerPolicy, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         let now_ns = self.now_ns;
+        if now_ns >= self.hinted_until_ns {
+            self.hinted_until_ns = 0;
+        }
         match &mut self.phase {
             Phase::Closed { ramp, proven_at_ns } => {
                 self.evidence.move_to(policy, now_ns);
@@ -288,6 +310,15 @@ impl Breaker {
             window: self.evidence.totals(),
             openings: self.openings,
             ramp: share,
+            hinted_until_ns: (self.hinted_until_ns > 0).then_some(self.hinted_until_ns),
+        }
+    }
+
+    /// Why the circuit is to open, if it is; see [`Evidence::reason`].
+    fn due(&self, policy: &BreakerPolicy) -> Option<(Reason, u64)> {
+        match self.hinted_until_ns {
+            0 => self.evidence.reason(policy),
+            _ => self.evidence.reason(&policy.alerted()),
         }
     }
 
@@ -350,6 +381,7 @@ impl Breaker {
 
     fn change(&mut self, phase: Phase) {
         self.generation = self.generation.wrapping_add(1);
+        self.hinted_until_ns = 0;
         self.phase = phase;
     }
 }

@@ -85,6 +85,18 @@ impl BreakerPolicy {
         self.slow_calls.is_some_and(|slow| took_ns > slow.longer_than_ns)
     }
 
+    /// The policy of a circuit whose like another gateway has just opened: half as many failures
+    /// in a row and half as many calls are enough. Two failures stay the least that it takes,
+    /// where one was not enough before, and ratios stay what they are: a hint is no evidence.
+    pub fn alerted(&self) -> BreakerPolicy {
+        let half = |count: u32| count.div_ceil(2);
+        BreakerPolicy {
+            consecutive_failures: self.consecutive_failures.map(|most| half(most).max(2).min(most)),
+            min_requests: half(self.min_requests),
+            ..self.clone()
+        }
+    }
+
     /// The number of the sub-window that `now_ns` falls in. The window moves on by one
     /// sub-window at a time.
     pub fn tick(&self, now_ns: u64) -> u64 {

@@ -87,4 +87,7 @@ pub struct View {
     pub openings: u32,
     /// The share of the load that passes after closing; `None` when not on the ramp.
     pub ramp: Option<Share>,
+    /// Until when fewer failures open it, because another gateway opened its own; `None`: as many
+    /// as the policy says.
+    pub hinted_until_ns: Option<u64>,
 }

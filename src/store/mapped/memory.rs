@@ -1,4 +1,5 @@
-//! The file as memory. The only unsafe code of the gateway.
+//! The table's memory: a mapped file, or pages of this process alone. The only unsafe code of the
+//! gateway.
 //!
 //! What could go wrong with a mapped file, and why it does not:
 //!
@@ -20,12 +21,13 @@
 use super::super::set::{SLOTS_PER_SET, Set};
 use super::super::table::BYTES_PER_SLOT;
 use super::header::{self, Words};
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use portable_atomic::AtomicU128;
+use std::alloc::{Layout, handle_alloc_error};
 use std::fs::File;
 use std::io;
 
-/// A table's file in memory, shared with whoever else has it.
+/// Where a table is. That of a file is shared with whoever else has it.
 pub(in super::super) struct Memory {
     /// As long as the header and `sets` sets, and never null.
     map: MmapRaw,
@@ -65,6 +67,26 @@ impl Memory {
         Ok(Memory { map, sets: (bytes - header::BYTES) / size_of::<Set>() })
     }
 
+    /// `sets` empty sets that end with the process; the header before them is never written.
+    ///
+    /// In huge pages where the system has some to give: next to nothing that a request needs of
+    /// the table is near anything else, so in small pages nearly every charge would first wait
+    /// for where its page is. The allocator asks for none (docs/ARCHITECTURE.md), which is why
+    /// this does not come from it.
+    pub(in super::super) fn anonymous(sets: usize) -> Memory {
+        let bytes = sets.saturating_mul(size_of::<Set>()).saturating_add(header::BYTES);
+        let Ok(map) = MmapMut::map_anon(bytes) else {
+            // As whenever there is no memory.
+            handle_alloc_error(Layout::new::<Set>());
+        };
+        // The table is as good in small pages, only slower.
+        let _ = map.advise(Advice::HugePage);
+        let memory = Memory { map: map.into(), sets };
+        // Whatever memory is missing is so now and not at some request.
+        memory.sets().iter().for_each(Set::touch);
+        memory
+    }
+
     /// The table.
     #[inline]
     #[allow(unsafe_code, reason = "the table is in memory that Rust did not allocate")]
@@ -73,9 +95,9 @@ impl Memory {
         // long, so the pointer to the first set is within it, as is the last set's end.
         let first = unsafe { self.map.as_ptr().add(header::BYTES) }.cast::<Set>();
         // SAFETY: `first` is aligned, for the map begins on a page and the header's length is a
-        // multiple of a set's alignment (asserted above). The memory holds `sets` sets (the
-        // constructor divided) and is initialised: a page of a file always reads as something,
-        // and any bits make an `AtomicU128`. It stays mapped while `self` is borrowed. A `Set` is
+        // multiple of a set's alignment (asserted above). The memory holds `sets` sets (one
+        // constructor divided, the other multiplied) and is initialised: a page of a file always
+        // reads as something, an anonymous one as zeros, and any bits make an `AtomicU128`. It stays mapped while `self` is borrowed. A `Set` is
         // nothing but atomics, so that others write meanwhile is no breach of the shared
         // reference. The length is below `isize::MAX`, or the map would not exist.
         unsafe { std::slice::from_raw_parts(first, self.sets) }
@@ -86,7 +108,7 @@ impl Memory {
     pub(super) fn header(&self) -> &Words {
         let first = self.map.as_ptr().cast::<Words>();
         // SAFETY: the map begins on a page, which aligns it for words of 8 bytes, and is at least
-        // `header::BYTES` long (the constructor checked it), which is the size of `Words`. Any
+        // `header::BYTES` long (both constructors saw to it), which is the size of `Words`. Any
         // bits make an `AtomicU64`; the memory stays mapped while `self` is borrowed, and what
         // others write meanwhile, they write atomically, as we do.
         unsafe { &*first }

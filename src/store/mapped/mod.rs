@@ -51,9 +51,14 @@ pub struct Wanted<'a> {
 pub struct TableFile {
     memory: Memory,
     identity: Identity,
+    process: u64,
+    clock: FileClock,
+}
+
+/// What a table's file is told of the time.
+pub(super) struct FileClock {
     boot: Boot,
     shift_ns: u64,
-    process: u64,
 }
 
 /// A table that was opened.
@@ -248,9 +253,9 @@ impl Opening<'_> {
 
     fn at_work(&self, memory: Memory, identity: Identity, shift_ns: u64) -> TableFile {
         let process = header::next_process(memory.header());
-        let file = TableFile { memory, identity, boot: self.wanted.boot, shift_ns, process };
-        file.mark(self.wanted.now);
-        file
+        let clock = FileClock { boot: self.wanted.boot, shift_ns };
+        clock.mark(&memory, self.wanted.now);
+        TableFile { memory, identity, process, clock }
     }
 
     fn put_aside(&mut self, why: &str) -> Result<(), String> {
@@ -291,12 +296,7 @@ impl TableFile {
 
     /// What the limiter's time is ahead of the machine's monotonic clock, modulo 2^64.
     pub fn shift_ns(&self) -> u64 {
-        self.shift_ns
-    }
-
-    /// Notes what time it is, for whoever goes on after a reboot. To be done about once a second.
-    pub fn mark(&self, now: Reading) {
-        header::mark(self.memory.header(), &mark(self.boot, self.shift_ns, now));
+        self.clock.shift_ns
     }
 
     /// This process's number among all that have opened the file.
@@ -304,8 +304,14 @@ impl TableFile {
         self.process
     }
 
-    #[inline]
-    pub(super) fn memory(&self) -> &Memory {
-        &self.memory
+    pub(super) fn into_parts(self) -> (Memory, FileClock) {
+        (self.memory, self.clock)
+    }
+}
+
+impl FileClock {
+    /// Notes what time it is, for whoever goes on after a reboot. To be done about once a second.
+    pub(super) fn mark(&self, memory: &Memory, now: Reading) {
+        header::mark(memory.header(), &mark(self.boot, self.shift_ns, now));
     }
 }

@@ -119,10 +119,9 @@ mod clients {
             sizes in (0..4_u32, 0..4_u32),
         ) {
             let limit = bucket(6);
-            let (old, new) = (empty(1 << sizes.0), empty(1 << sizes.1));
+            let [old, new] = [sizes.0, sizes.1].map(|sets| Table::new(SLOTS_PER_SET << sets));
             // What each client's own bucket paid, as (time, cost).
             let mut passed: HashMap<u64, Vec<(u64, u32)>> = HashMap::new();
-            let old = Table::over(old.into());
             let mut charge = |table: &Table, client, cost, now| {
                 let class = Class::Unregistered;
                 let charge = table.charge(key(client), class, Meter::TokenBucket(&limit), &limit, cost, now);
@@ -133,8 +132,7 @@ mod clients {
             for (client, cost) in before {
                 charge(&old, client, cost, START);
             }
-            carry_over(old.sets(), &new, START);
-            let new = Table::over(new.into());
+            carry_over(old.sets(), new.sets(), START);
             let mut now = START;
             for (client, cost, ticks) in after {
                 now += ticks * TICK;

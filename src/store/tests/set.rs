@@ -22,6 +22,22 @@ fn a_table_is_a_power_of_two_and_never_less_than_a_set() {
 }
 
 #[test]
+fn a_key_looks_at_every_slot_but_the_first_once_and_in_its_own_cache_line_first() {
+    use super::super::set::Set;
+    let set = Set::empty();
+    for client in 0..200 {
+        let key = key(client);
+        let order: Vec<usize> = Set::indices(key).collect();
+        assert_eq!(set.first(key).0, order[0]);
+        let nearest = order.iter().take_while(|&index| index / 4 == key.start() / 4).count();
+        assert!(nearest >= 3, "{order:?}");
+        let mut slots = order;
+        slots.sort_unstable();
+        assert!(slots.into_iter().eq(1..16));
+    }
+}
+
+#[test]
 fn a_stranger_without_a_slot_shares_the_overflow_bucket_at_its_limit() {
     let set = full_set(100, 3);
     let newcomers: Vec<Charge> = (100..110).map(|client| set.charge(client, 1, START)).collect();

@@ -19,6 +19,8 @@ pub(super) struct Breaker {
     pub(super) evidence: Evidence,
     /// In a row.
     pub(super) openings: u32,
+    /// Until when it heeds a hint.
+    pub(super) hinted_until_ns: Option<u64>,
     /// Successes counted since its lock was taken last.
     unlocked: u32,
     leases: u64,
@@ -60,6 +62,7 @@ impl Breaker {
             generation: 0,
             evidence: Evidence::default(),
             openings: 0,
+            hinted_until_ns: None,
             unlocked: 0,
             leases: 0,
         }
@@ -102,6 +105,7 @@ impl Breaker {
         self.unlocked = 0;
         self.now_ns = self.now_ns.max(now_ns);
         let now_ns = self.now_ns;
+        self.hinted_until_ns.take_if(|until_ns| now_ns >= *until_ns);
         match &mut self.phase {
             Phase::Closed { ramp, proven_at_ns } => {
                 self.evidence.move_to(&self.policy, now_ns);
@@ -213,6 +217,32 @@ impl Breaker {
         }
     }
 
+    /// Another gateway has opened its own; returns whether that is heeded.
+    pub(super) fn hint(&mut self) -> bool {
+        let is_heeded = matches!(self.phase, Phase::Closed { .. })
+            && self.policy.has_condition()
+            && self.hinted_until_ns.is_none();
+        if is_heeded {
+            self.hinted_until_ns = Some(self.now_ns + self.policy.window_ns);
+        }
+        is_heeded
+    }
+
+    /// The policy with the thresholds as they are now.
+    pub(super) fn thresholds(&self) -> BreakerPolicy {
+        let mut policy = self.policy.clone();
+        if self.hinted_until_ns.is_some() {
+            let halved = |count: u32| count / 2 + count % 2;
+            policy.min_requests = halved(policy.min_requests);
+            if let Some(most) = &mut policy.consecutive_failures
+                && *most > 2
+            {
+                *most = halved(*most).max(2);
+            }
+        }
+        policy
+    }
+
     /// How long it is to stay open from now on, at least and at most, after failures that
     /// asked to be left alone for `asked_ns`.
     pub(super) fn cooldown_ns(&self, asked_ns: u64) -> (u64, u64) {
@@ -236,6 +266,7 @@ impl Breaker {
 
     pub(super) fn change(&mut self, phase: Phase) {
         self.generation += 1;
+        self.hinted_until_ns = None;
         self.phase = phase;
     }
 

@@ -130,6 +130,16 @@ impl WatchedCircuit {
         self.look(now_ns);
     }
 
+    pub(crate) fn hint(&mut self, now_ns: u64, tally: &mut Tally) {
+        let is_heeded = self.real.hint(now_ns);
+        self.expected.elapse(now_ns);
+        assert_eq!(is_heeded, self.expected.hint(), "{}", self.told());
+        if is_heeded {
+            tally.note(Happening::Hinted);
+        }
+        self.look(now_ns);
+    }
+
     /// Compares, unless it is plainly closed and nobody looks at it now.
     pub(crate) fn check(&mut self, is_looked_at: bool, now_ns: u64, tally: &mut Tally) {
         if is_looked_at || !self.expected.is_plain() {
@@ -158,6 +168,7 @@ impl WatchedCircuit {
         assert_eq!((view.probes_out, view.probes_succeeded), expected.probes(), "{view:?}");
         assert!(view.probes_out <= expected.policy.probes, "{view:?}");
         assert_eq!(view.failures, expected.evidence.row, "failures in a row: {view:?}");
+        assert_eq!(view.hinted_until_ns, expected.hinted_until_ns, "{view:?}");
         assert_eq!(view.window, expected.evidence.totals(), "the window: {view:?}");
         let is_on_ramp = matches!(expected.phase, Phase::Closed { ramp: Some(_), .. });
         assert_eq!(view.ramp.is_some(), is_on_ramp, "{view:?}");
@@ -170,6 +181,7 @@ impl WatchedCircuit {
         said_ns: u64,
         tally: &mut Tally,
     ) {
+        let thresholds = self.expected.thresholds();
         let Breaker { policy, evidence, now_ns, .. } = &mut self.expected;
         let retry_at_ns = asked_ns(outcome).map_or(0, |ns| now_ns.saturating_add(ns));
         let is_failure = outcome != Outcome::Success;
@@ -178,7 +190,10 @@ impl WatchedCircuit {
         if !told.is_failure && !told.is_slow {
             return;
         }
-        let due = evidence.due(policy);
+        let due = evidence.due(&thresholds);
+        if due != Due::No && evidence.due(policy) == Due::No {
+            tally.note(Happening::OpenedSooner);
+        }
         let view = self.real.view(said_ns);
         let is_open = view.state == State::Open;
         assert!(due == Due::Either || is_open == (due != Due::No), "{due:?}: {view:?}");

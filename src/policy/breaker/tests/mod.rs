@@ -1,6 +1,7 @@
 //! The machine on virtual time: what it does, one behaviour at a time.
 
 mod forcing;
+mod hints;
 mod loss;
 mod model;
 mod returning;

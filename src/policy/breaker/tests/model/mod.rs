@@ -50,6 +50,16 @@ const COUNTING: BreakerPolicy = BreakerPolicy {
     ramp_ns: 0,
 };
 
+/// Four failures in a row, two after a hint.
+const WARY: BreakerPolicy = BreakerPolicy {
+    consecutive_failures: Some(4),
+    window_ns: 100 * MS,
+    cooldown_ns: 200 * MS,
+    max_cooldown_ns: 200 * MS,
+    probes: 1,
+    ..HASTY
+};
+
 /// Nothing but an operator.
 const FORCED_ONLY: BreakerPolicy = BreakerPolicy::NEVER;
 
@@ -107,6 +117,12 @@ fn every_history_of_a_careful_breaker_is_as_it_should_be() {
 }
 
 #[test]
+fn every_history_of_14_events_of_a_wary_breaker_is_as_it_should_be() {
+    let (states, _) = explore(&WARY, 14, true);
+    assert!(states > 5_000, "{states} states");
+}
+
+#[test]
 fn every_history_of_a_breaker_that_is_only_forced_is_as_it_should_be() {
     let (states, is_complete) = explore(&FORCED_ONLY, 100, true);
     assert!(is_complete && states > 50, "{states} states");
@@ -120,14 +136,14 @@ fn every_history_of_10_events_of_a_breaker_that_counts_is_as_it_should_be() {
 
 #[test]
 fn histories_that_are_not_merged_are_as_they_should_be() {
-    for policy in [HASTY, CAREFUL, COUNTING, FORCED_ONLY] {
+    for policy in [HASTY, CAREFUL, COUNTING, WARY, FORCED_ONLY] {
         explore(&policy, 5, false);
     }
 }
 
 #[test]
 fn long_histories_are_as_they_should_be() {
-    for policy in [HASTY, CAREFUL, COUNTING, FORCED_ONLY] {
+    for policy in [HASTY, CAREFUL, COUNTING, WARY, FORCED_ONLY] {
         walk(&policy, 300);
     }
 }

@@ -32,6 +32,7 @@ pub(super) enum Event {
     },
     WaitUntil(u64),
     Force(Want),
+    Hint,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub(super) struct World {
     account: Account,
     era: u32,
     openings: u32,
+    /// When the hint that it heeds is forgotten; 0: none.
+    hinted_until: u64,
     /// Calls since the circuit closed, the oldest first.
     calls: Vec<Call>,
     held: Vec<Held>,
@@ -91,6 +94,7 @@ pub(super) struct World {
 pub(super) struct Key {
     account: Account,
     openings: u32,
+    hinted_for: u64,
     calls: Vec<Call>,
     held: Vec<Option<u64>>,
     old: usize,
@@ -108,6 +112,7 @@ impl World {
             account: Account::Closed { ramp_from: None, proven_at: 0 },
             era: 0,
             openings: 0,
+            hinted_until: 0,
             calls: Vec::new(),
             held: Vec::new(),
             lost: Vec::new(),
@@ -139,6 +144,10 @@ impl World {
             let around = [time - 1, time, time + 1].into_iter().filter(|time| *time > self.now);
             events.extend(around.map(Event::WaitUntil));
         }
+        // Elsewhere it is the same event over and over.
+        if self.policy.alerted() != self.policy {
+            events.push(Event::Hint);
+        }
         events.extend([Want::Open, Want::Closed, Want::Auto].map(Event::Force));
         events
     }
@@ -164,6 +173,7 @@ impl World {
             times.push((self.now / sub + 1) * sub);
             times.extend(self.calls.first().map(|call| (call.at / sub + 10) * sub));
         }
+        times.push(self.hinted_until);
         times.retain(|time| *time >= self.now && *time > 0);
         times.sort_unstable();
         times.dedup();
@@ -194,6 +204,7 @@ impl World {
             }
             Event::WaitUntil(time) => self.now = time,
             Event::Force(want) => self.force(want),
+            Event::Hint => self.hint(),
         }
         self.pass_time();
         self.check();
@@ -271,9 +282,25 @@ impl World {
         }
     }
 
+    fn hint(&mut self) {
+        let is_closed = matches!(self.account, Account::Closed { .. });
+        let is_due = is_closed && self.policy.has_condition() && self.hinted_until == 0;
+        assert_eq!(self.breaker.hint(&self.policy, self.now), is_due, "{self:?}");
+        if is_due {
+            self.hinted_until = self.now + self.policy.window_ns;
+        }
+    }
+
     /// Whether a bad call trips the breaker, and until when its causes ask for peace.
     fn trip(&self) -> Option<u64> {
-        let policy = &self.policy;
+        let mut policy = self.policy.clone();
+        if self.hinted_until > 0 {
+            policy.min_requests = policy.min_requests.div_ceil(2);
+            policy.consecutive_failures = match policy.consecutive_failures {
+                Some(0..=4) => policy.consecutive_failures.map(|most| most.min(2)),
+                most => most.map(|most| most.div_ceil(2)),
+            };
+        }
         let row: Vec<&Call> = self.calls.iter().rev().take_while(|call| call.is_failure).collect();
         let latest = |calls: &[&Call]| calls.iter().map(|call| call.retry_at).max().unwrap_or(0);
         if policy.consecutive_failures.is_some_and(|most| row.len() >= most as usize) {
@@ -349,6 +376,9 @@ impl World {
     /// What time alone brings about.
     fn pass_time(&mut self) {
         let now = self.now;
+        if now >= self.hinted_until {
+            self.hinted_until = 0;
+        }
         match &mut self.account {
             Account::Closed { ramp_from, proven_at } => {
                 if ramp_from.is_some_and(|from| now >= from + self.policy.ramp_ns) {
@@ -373,6 +403,7 @@ impl World {
     fn change(&mut self, account: Account) {
         self.account = account;
         self.era += 1;
+        self.hinted_until = 0;
         self.calls.clear();
         self.lost.clear();
         self.lost_on_ramp = 0;
@@ -394,6 +425,7 @@ impl World {
         assert_eq!(view.probes_out as usize, self.leases().count(), "{self:?}");
         assert!(view.probes_out <= self.policy.probes, "{self:?}");
         assert_eq!(view.openings, self.openings, "{self:?}");
+        assert_eq!(view.hinted_until_ns.unwrap_or(0), self.hinted_until, "{self:?}");
         assert_eq!(view.reason.is_some(), view.opened_at_ns.is_some(), "{self:?}");
         assert_eq!(view.reason.is_some(), state != State::Closed, "{self:?}");
         assert_eq!(view.retry_after_ns.is_some(), breaker.would_refuse(&self.policy, self.now));
@@ -473,6 +505,7 @@ impl World {
         Key {
             account,
             openings: self.openings.min(5),
+            hinted_for: left(self.hinted_until),
             calls: self.calls.iter().map(relative).collect(),
             old: self.held.len() - held.len(),
             held,
