@@ -28,7 +28,7 @@ use crate::handover::{
 };
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::proxy::{self, Proxy};
-use crate::registry::Registry;
+use crate::registry::{Bounds, Registry};
 use crate::reload::Reloader;
 use crate::store::mapped::Lock;
 use crate::telemetry::access_log::AccessLog;
@@ -204,10 +204,15 @@ fn gateway(
     if let Some(predecessor) = predecessor {
         predecessor.take_estate()?;
     }
-    gateway.registry = Registry::open(config.state_dir.as_deref()).context("state_dir")?;
     if let Some(redis) = &config.redis {
         gateway.join(Fleet::new(redis, &gateway.metrics)?);
     }
+    let folder = config.state_dir.as_deref();
+    let registry = match &gateway.fleet {
+        Some(fleet) => Registry::open_shared(folder, Bounds::default(), fleet.id.0),
+        None => Registry::open(folder),
+    };
+    gateway.registry = registry.context("state_dir")?;
     Ok((Arc::new(gateway), lock))
 }
 

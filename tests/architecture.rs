@@ -29,7 +29,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
     ("registry", &["clock", "config", "policy", "store"]),
     ("upstream", &["clock", "config", "metrics", "policy"]),
     ("telemetry", &["clock", "config"]),
-    ("fleet", &["clock", "config", "metrics"]),
+    ("fleet", &["clock", "config", "metrics", "policy", "registry", "store"]),
     (
         "gateway",
         &[

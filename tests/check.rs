@@ -304,11 +304,8 @@ fn two_listeners_on_one_port_are_refused() {
 #[test]
 fn keys_of_later_work_are_refused_by_name() {
     refused(&[
-        ("server: {tls: {cert: x}}", "tls is not available yet"),
-        (
-            "limits: [{name: l, rate: 1/s, burst: 1, on_store_failure: deny}]",
-            "limits[0].on_store_failure: on_store_failure is not available yet",
-        ),
+        ("server: {tls: {cert: x}}", "server.tls: tls is not available yet"),
+        ("cache: {}", "cache is not available yet"),
     ]);
 }
 

@@ -11,6 +11,7 @@
 //! A million clients live in 2^22 slots, 64 MiB: a quarter full, as an operator with that
 //! many would set it, so that hardly a set overflows.
 
+use crate::comparison::{Bound, compare_pair};
 use criterion::{BatchSize, Criterion};
 use governor::clock::{Clock, FakeRelativeClock};
 use governor::middleware::NoOpMiddleware;
@@ -18,7 +19,6 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tollgate::policy::meter::Meter;
 use tollgate::policy::rate::{Period, Rate, TokenBucket};
@@ -27,7 +27,7 @@ use tollgate::store::limiter::{Demand, Limiter, Receipt, Verdict};
 use tollgate::store::mapped::{self, Boot, Reading, Wanted};
 use tollgate::store::table::{Class, Table};
 
-const CLIENTS: usize = 1_000_000;
+pub(crate) const CLIENTS: usize = 1_000_000;
 const SLOTS: usize = 1 << 22;
 const NOW: u64 = 1_000_000_000;
 
@@ -39,12 +39,12 @@ type Governor = RateLimiter<
     NoOpMiddleware<<FakeRelativeClock as Clock>::Instant>,
 >;
 
-fn client(number: usize) -> ClientId {
+pub(crate) fn client(number: usize) -> ClientId {
     format!("client-{number:017}")
 }
 
 /// A million clients in an order that no cache can guess.
-fn clients() -> Vec<ClientId> {
+pub(crate) fn clients() -> Vec<ClientId> {
     let mut numbers: Vec<usize> = (0..CLIENTS).collect();
     fastrand::Rng::with_seed(1).shuffle(&mut numbers);
     numbers.into_iter().map(client).collect()
@@ -200,13 +200,9 @@ fn table(criterion: &mut Criterion) {
 /// Prints what a decision costs beside `governor`'s and what it may cost; and what it costs in a
 /// file beside memory, for which there is no bound.
 pub(crate) fn compare() {
-    println!("\none decision, nanoseconds        tollgate    beside  ratio  at most");
     compare_on("hot key", 1, &vec![client(0); 100_000], 1 << 20, 0.8);
     compare_on("1 000 000 keys", CLIENTS, &clients(), SLOTS, 0.3);
 }
-
-/// How many of these requests are admitted.
-type Decide<'a> = &'a dyn Fn(&[ClientId]) -> usize;
 
 fn compare_on(name: &str, known: usize, ids: &[ClientId], slots: usize, bound: f64) {
     let (heap, mapped, theirs) = (Ours::new(slots), Ours::mapped(slots), governor());
@@ -216,30 +212,7 @@ fn compare_on(name: &str, known: usize, ids: &[ClientId], slots: usize, bound: f
     let mapped = |ids: &[ClientId]| count(&mapped, ids);
     let known: Vec<ClientId> = (0..known).map(client).collect();
     assert_eq!(heap(&known) + mapped(&known) + theirs(&known), 3 * known.len());
-    compare_pair(name, ids, [&heap, &theirs], Some(bound));
-    compare_pair(&format!("{name}, in a file"), ids, [&mapped, &theirs], Some(bound));
-    compare_pair("  in a file beside memory", ids, [&mapped, &heap], None);
-}
-
-fn compare_pair(name: &str, ids: &[ClientId], pair: [Decide<'_>; 2], bound: Option<f64>) {
-    const ROUNDS: usize = 15;
-    let run = |decide: Decide<'_>| {
-        let start = Instant::now();
-        assert_eq!(decide(ids), ids.len(), "every request is admitted");
-        start.elapsed()
-    };
-    let mut rounds: Vec<(Duration, Duration)> =
-        (0..ROUNDS).map(|_| (run(pair[0]), run(pair[1]))).collect();
-    let nanoseconds = |time: Duration| time.as_secs_f64() * 1e9 / ids.len() as f64;
-    let ratio = |(ours, theirs): &(Duration, Duration)| ours.as_secs_f64() / theirs.as_secs_f64();
-    rounds.sort_by(|a, b| ratio(a).total_cmp(&ratio(b)));
-    let median = rounds[ROUNDS / 2];
-    let ratio = ratio(&median);
-    let (ours, theirs) = (nanoseconds(median.0), nanoseconds(median.1));
-    let verdict = match bound {
-        Some(bound) if ratio > bound => format!("{bound:>7.1}  MISSED"),
-        Some(bound) => format!("{bound:>7.1}"),
-        None => String::new(),
-    };
-    println!("{name:<32} {ours:>8.1}  {theirs:>8.1}  {ratio:>5.2}  {verdict}");
+    compare_pair(name, ids, [&heap, &theirs], Bound::Ratio(bound));
+    compare_pair(&format!("{name}, in a file"), ids, [&mapped, &theirs], Bound::Ratio(bound));
+    compare_pair("  in a file beside memory", ids, [&mapped, &heap], Bound::None);
 }

@@ -1,15 +1,17 @@
 //! What the parts of a request's path cost: the limiter beside `governor`'s keyed one, the
-//! router, the checks of heads and paths.
+//! registry beside a map, the router, the checks of heads and paths.
 //!
 //!     cargo bench --bench core [-- FILTER]
 //!
-//! Ends with the ratios against `governor`, from rounds that take turns, so that whatever
+//! Ends with the ratios against `governor` and the map, from rounds that take turns, so that whatever
 //! the machine does besides meets both alike.
 
 #![allow(clippy::print_stdout)] // it talks to the person who started it
 #![allow(clippy::expect_used)] // a benchmark that cannot be set up has nothing to say
 
+mod comparison;
 mod limiter;
+mod registry;
 mod requests;
 
 use criterion::Criterion;
@@ -22,9 +24,12 @@ fn main() {
         .configure_from_args();
     requests::bench(&mut criterion);
     limiter::bench(&mut criterion);
+    registry::bench(&mut criterion);
     criterion.final_summary();
     // Whoever asks for benchmarks by name, or runs them as tests, wants no comparison.
     if std::env::args().skip(1).all(|argument| argument == "--bench") {
+        comparison::print_head();
         limiter::compare();
+        registry::compare();
     }
 }

@@ -1,6 +1,6 @@
 //! `/clients`: the clients that are registered, page by page, and one by its address.
 
-use super::clients::{self, Client};
+use super::client_view::{self, Client};
 use super::problem::{BadInput, Problem};
 use super::registry::{Page, Parameters, Unavailable, parameters};
 use super::{AdminState, App};
@@ -79,7 +79,7 @@ pub(super) async fn list(
 ) -> Result<Json<PageOrClient>, Problem> {
     let parameters = parameters(query)?;
     let answer = match parameters.iter().any(|(name, _)| name == "ip") {
-        true => PageOrClient::Client(by_ip(&app, &parameters)?),
+        true => PageOrClient::Client(by_ip(&app, &parameters).await?),
         false => {
             let page = Page::read(parameters, &["ip", "prefix", "after", "limit"])?;
             PageOrClient::Page(registered(&app, &page).await?)
@@ -88,7 +88,7 @@ pub(super) async fn list(
     Ok(Json(answer))
 }
 
-fn by_ip(app: &AdminState, parameters: &[(String, String)]) -> Result<Client, Problem> {
+async fn by_ip(app: &AdminState, parameters: &[(String, String)]) -> Result<Client, Problem> {
     if let Some((name, _)) = parameters.iter().find(|(name, _)| name != "ip") {
         return Err(Problem::field(name, format!("{name:?} does not go together with ip")));
     }
@@ -98,7 +98,7 @@ fn by_ip(app: &AdminState, parameters: &[(String, String)]) -> Result<Client, Pr
     let ip = ip.parse().map_err(|_| {
         Problem::field("ip", "ip is not an IPv4 or IPv6 address such as 203.0.113.7 or 2001:db8::1")
     })?;
-    Ok(clients::address(app, ip))
+    Ok(client_view::address(app, ip).await)
 }
 
 /// A page of both sources: each gives as many as the page has, and the first of all are taken.

@@ -4,62 +4,23 @@
 //! next request. Buckets are left
 //! alone: they keep the time until they are full, so whatever the client has used stays used.
 
+use super::App;
 use super::body::Fields;
+use super::client_view::{Client, client};
 use super::problem::{BadInput, Problem};
 use super::registry::{Full, Unavailable};
-use super::{AdminState, App};
-use crate::clock;
-use crate::gateway::{Generation, TIER_POLICY};
-use crate::policy::limit::{LimitKey, NETWORK_PREFIX};
-use crate::policy::meter::Algorithm;
 use crate::policy::rate::{BucketError, TokenBucket};
 use crate::policy::tier::Tiers;
-use crate::registry::identity::client_ip;
-use crate::registry::{Change, MAX_CLIENT_ID, Standing, is_client_id};
-use crate::store::key::{Digest, Key, KeyKind};
-use crate::store::limiter::{Demand, Limiter};
-use crate::store::table::Class;
+use crate::registry::{Change, MAX_CLIENT_ID, is_client_id};
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
 use http::request::Parts;
-use serde::Serialize;
-use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use utoipa::ToSchema;
 
 /// The largest burst a client's own limit may have: the largest whole number every JSON
 /// reader keeps exact, and the bound bursts have in the file.
 const MAX_CAPACITY: u64 = 1 << 53;
-
-/// How a client stands.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Client {
-    /// Its id, or its address (IPv6: the first of its prefix).
-    client: String,
-    tier: String,
-    /// Whether the configuration or the admin API names it.
-    registered: bool,
-    /// What it meets on every route that counts by client: its tier or own limit first, then
-    /// the limits of `limits`, then the routes' own.
-    limits: Vec<ClientLimit>,
-}
-
-/// One of a client's buckets.
-#[derive(Debug, Serialize, ToSchema)]
-struct ClientLimit {
-    /// `tier`, a limit's name, or `route:<name>`.
-    #[schema(example = "tier")]
-    policy: String,
-    /// Whole tokens left.
-    tokens_remaining: u64,
-    /// Tokens in the full bucket.
-    capacity: u64,
-    /// Tokens per second.
-    refill_rate: f64,
-    /// Whole seconds until a token is there, rounded up; 0 when one is.
-    retry_after_seconds: u64,
-}
 
 /// A change of tier.
 #[derive(ToSchema)]
@@ -93,7 +54,7 @@ pub(super) struct LimitChange {
     responses((status = 200, description = "The client", body = Client), BadInput),
 )]
 pub(super) async fn by_id(State(app): App, ClientId(id): ClientId) -> Json<Client> {
-    Json(client(&app, &id))
+    Json(client(&app, &id).await)
 }
 
 /// Put a client in a tier
@@ -118,7 +79,7 @@ pub(super) async fn set_tier(
     };
     let change = Change::Tier { client: id.as_str().into(), tier: Some(tier) };
     app.gateway.registry.change(change).await?;
-    Ok(Json(client(&app, &id)))
+    Ok(Json(client(&app, &id).await))
 }
 
 /// What a tier's name must be.
@@ -141,7 +102,7 @@ pub(super) async fn remove_tier(
 ) -> Result<Json<Client>, Problem> {
     let change = Change::Tier { client: id.as_str().into(), tier: None };
     app.gateway.registry.change(change).await?;
-    Ok(Json(client(&app, &id)))
+    Ok(Json(client(&app, &id).await))
 }
 
 /// Take back all that was set for a client: tier, limit and keys
@@ -157,7 +118,7 @@ pub(super) async fn forget(
     ClientId(id): ClientId,
 ) -> Result<Json<Client>, Problem> {
     app.gateway.registry.change(Change::Forget { client: id.as_str().into() }).await?;
-    Ok(Json(client(&app, &id)))
+    Ok(Json(client(&app, &id).await))
 }
 
 /// Give a client a limit of its own instead of its tier's
@@ -177,7 +138,7 @@ pub(super) async fn set_limit(
     let bucket = own_limit(&fields)?;
     let change = Change::OwnLimit { client: id.as_str().into(), limit: Some(bucket) };
     app.gateway.registry.change(change).await?;
-    Ok(Json(client(&app, &id)))
+    Ok(Json(client(&app, &id).await))
 }
 
 /// The limit that `capacity` and `refill_rate` describe.
@@ -217,7 +178,7 @@ pub(super) async fn remove_limit(
 ) -> Result<Json<Client>, Problem> {
     let change = Change::OwnLimit { client: id.as_str().into(), limit: None };
     app.gateway.registry.change(change).await?;
-    Ok(Json(client(&app, &id)))
+    Ok(Json(client(&app, &id).await))
 }
 
 /// A client id from the path, percent-decoded.
@@ -239,111 +200,5 @@ impl<S: Send + Sync> FromRequestParts<S> for ClientId {
             let detail = format!("an id is 1 to {MAX_CLIENT_ID} bytes of visible ASCII");
             Problem::field("id", detail)
         })
-    }
-}
-
-/// How a client stands that a header or a key names.
-fn client(app: &AdminState, id: &str) -> Client {
-    let generation = app.gateway.generation();
-    let tiers = &generation.config.tiers;
-    let standing = app.gateway.registry.standing(id, &generation.known, tiers);
-    let holders = [KeyKind::Header, KeyKind::ApiKey]
-        .map(|kind| app.gateway.limiter.digest(kind, id.as_bytes()));
-    view(
-        app,
-        &generation,
-        id.to_owned(),
-        &standing,
-        &Holders { client: &holders, ip: &[], network: &[] },
-    )
-}
-
-/// How a client stands that only its address names.
-pub(super) fn address(app: &AdminState, ip: IpAddr) -> Client {
-    let generation = app.gateway.generation();
-    let standing = Standing::stranger(&generation.config.tiers);
-    let ip = client_ip(ip, generation.config.clients.ipv6_prefix);
-    let name = ip.to_string();
-    let holder = [app.gateway.limiter.ip_digest(ip)];
-    let network = [app.gateway.limiter.ip_digest(client_ip(ip, NETWORK_PREFIX))];
-    let network = if ip.is_ipv6() { &network[..] } else { &[] };
-    let holders = Holders { client: &holder, ip: &holder, network };
-    view(app, &generation, name, &standing, &holders)
-}
-
-/// The digests under which a client's buckets may be, by what a limit counts by.
-struct Holders<'a> {
-    client: &'a [Digest],
-    ip: &'a [Digest],
-    network: &'a [Digest],
-}
-
-/// Reads a client's buckets, all at one time.
-struct Reader<'a> {
-    limiter: &'a Limiter,
-    class: Class,
-    now: u64,
-}
-
-impl Reader<'_> {
-    /// The emptiest of the buckets that these holders have under one policy; none for no
-    /// holder.
-    fn read(
-        &self,
-        name: &str,
-        policy: Digest,
-        algorithm: &Algorithm,
-        holders: &[Digest],
-    ) -> Option<ClientLimit> {
-        let standings = holders.iter().map(|&holder| {
-            let key = Key::new(policy, holder);
-            let meter = algorithm.meter(self.now, clock::utc_ns_at);
-            let demand = Demand { policy: 0, key, class: self.class, meter, cost: 1 };
-            self.limiter.peek(&demand, self.now)
-        });
-        let emptiest =
-            standings.min_by_key(|standing| (standing.tokens, Reverse(standing.wait_ns)))?;
-        Some(ClientLimit {
-            policy: name.to_owned(),
-            tokens_remaining: emptiest.tokens,
-            capacity: emptiest.burst,
-            refill_rate: algorithm.rate_per_second(),
-            retry_after_seconds: emptiest.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
-        })
-    }
-}
-
-fn view(
-    app: &AdminState,
-    generation: &Generation,
-    client: String,
-    standing: &Standing,
-    holders: &Holders<'_>,
-) -> Client {
-    let config = &generation.config;
-    let class = match standing.is_registered {
-        true => Class::Registered,
-        false => Class::Unregistered,
-    };
-    let reader = Reader { limiter: &app.gateway.limiter, class, now: clock::now_ns() };
-    let bucket = Algorithm::TokenBucket(*standing.bucket(&config.tiers));
-    let tier = reader.read(TIER_POLICY, generation.tier_digest, &bucket, holders.client);
-    let global = config.limits.iter().zip(&generation.limits);
-    let routes = config.routes.iter().zip(&generation.routes);
-    let own = routes.flat_map(|(config, route)| config.limits.iter().zip(&route.limits));
-    let further = global.chain(own).filter_map(|(limit, policy)| {
-        let holders = match limit.key {
-            LimitKey::Client => holders.client,
-            LimitKey::Ip => holders.ip,
-            LimitKey::Network => holders.network,
-            LimitKey::Route | LimitKey::Global | LimitKey::Header(_) => &[],
-        };
-        reader.read(&limit.name, policy.digest, &limit.algorithm, holders)
-    });
-    Client {
-        client,
-        tier: config.tiers.get(standing.tier).name.to_string(),
-        registered: standing.is_registered,
-        limits: tier.into_iter().chain(further).collect(),
     }
 }

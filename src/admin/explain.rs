@@ -8,6 +8,7 @@ use super::refusals::PastRefusals;
 use super::upstreams::{self, Upstream};
 use crate::clock;
 use crate::decision::outlook::{self, Asked};
+use crate::decision::shared;
 use crate::decision::toll::Moment;
 use crate::registry::{MAX_CLIENT_ID, is_client_id};
 use axum::Json;
@@ -107,7 +108,7 @@ pub(super) async fn explain(
         return Ok(Json(Explanation::Past(past)));
     }
     let request = Request::read(&parameters)?;
-    Ok(Json(Explanation::Outlook(Box::new(request.outlook(&app.gateway)))))
+    Ok(Json(Explanation::Outlook(Box::new(request.outlook(&app.gateway).await))))
 }
 
 /// The request in question.
@@ -179,7 +180,7 @@ impl Request {
         Ok(())
     }
 
-    fn outlook(&self, gateway: &crate::gateway::Gateway) -> RequestOutlook {
+    async fn outlook(&self, gateway: &crate::gateway::Gateway) -> RequestOutlook {
         let generation = gateway.generation();
         let asked = Asked {
             method: &self.method,
@@ -189,7 +190,11 @@ impl Request {
             client: self.client.as_deref(),
         };
         let at = Moment::at(clock::now_ns());
-        let outlook = outlook::foresee(&asked, gateway, &generation, at);
+        let mut outlook = outlook::foresee(&asked, gateway, &generation, at);
+        if let (Some(_), Some(toll)) = (&gateway.fleet, outlook.toll(&asked)) {
+            shared::refresh(&toll, gateway, &generation, at).await;
+            outlook = outlook::foresee(&asked, gateway, &generation, Moment::at(clock::now_ns()));
+        }
         let host = self.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let route = outlook.route;
         let upstream = route.map(|route| generation.upstream_of(route));

@@ -3,7 +3,7 @@
 use super::App;
 use crate::clock;
 use crate::gateway::Policy;
-use crate::policy::limit::{Limit, LimitCost, LimitKey};
+use crate::policy::limit::{Limit, LimitCost, LimitKey, Store};
 use crate::store::table::{BYTES_PER_SLOT, Table};
 use axum::Json;
 use axum::extract::State;
@@ -19,7 +19,7 @@ pub(super) struct Limits {
     /// From the lowest to the highest.
     tiers: Vec<CountedTier>,
     table: TableFigures,
-    store: Store,
+    store: StoreState,
 }
 
 /// A limit and what it decided since the start.
@@ -34,6 +34,9 @@ struct CountedLimit {
     rate: String,
     burst: u64,
     cost: LimitCharge,
+    /// `local`, or `shared` with the other gateways.
+    #[schema(example = "local")]
+    store: &'static str,
     /// Whether it refuses nothing and only counts what it would.
     shadow: bool,
     /// Requests it admitted.
@@ -71,11 +74,15 @@ struct TableFigures {
     bytes: usize,
 }
 
-/// Where buckets are kept.
+/// Where buckets are kept: `local`, in this gateway; `shared`, in Redis, but for limits that say
+/// otherwise; `unreachable`, in Redis, which does not answer, so that the gateway goes by its part
+/// of each shared limit.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Store {
+enum StoreState {
     Local,
+    Shared,
+    Unreachable,
 }
 
 /// What a limit has one bucket for each of: `client`, `ip`, `network` (of an IPv6 escalation),
@@ -144,7 +151,11 @@ pub(super) async fn limits(State(app): App) -> Json<Limits> {
             })
             .collect(),
         table: figures(app.gateway.limiter.table()),
-        store: Store::Local,
+        store: match &app.gateway.fleet {
+            None => StoreState::Local,
+            Some(fleet) if fleet.link.is_up() => StoreState::Shared,
+            Some(_) => StoreState::Unreachable,
+        },
     })
 }
 
@@ -156,6 +167,7 @@ fn counted(limit: &Limit, policy: &Policy) -> CountedLimit {
         rate: limit.algorithm.rate_text(),
         burst: limit.algorithm.burst(),
         cost: limit.cost.into(),
+        store: if limit.store == Store::Local { "local" } else { "shared" },
         shadow: limit.is_shadow,
         allowed: policy.allowed.load(Ordering::Relaxed),
         limited: policy.limited.load(Ordering::Relaxed),

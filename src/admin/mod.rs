@@ -8,6 +8,7 @@ mod blocks;
 mod body;
 mod circuits;
 mod client_list;
+mod client_view;
 mod clients;
 mod config;
 mod explain;

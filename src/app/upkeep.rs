@@ -2,6 +2,7 @@
 
 use super::state;
 use crate::clock;
+use crate::fleet::registry;
 use crate::gateway::Gateway;
 use crate::reload::Reloader;
 use async_trait::async_trait;
@@ -23,7 +24,8 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
 /// Larger than what the allocator keeps many of in a page.
 const LARGE_BLOCK: usize = 1 << 20;
 
-/// The upkeep of all upstreams and of the configuration, as a service with a thread of its own.
+/// The upkeep of all upstreams, of the configuration and of the shared registry, as a service
+/// with a thread of its own.
 pub(super) struct UpkeepService(pub(super) Arc<Gateway>, pub(super) Arc<Reloader>);
 
 #[async_trait]
@@ -34,6 +36,10 @@ impl BackgroundService for UpkeepService {
             upstream.spawn_upkeep(&Handle::current());
         }
         tokio::spawn(self.1.clone().attend());
+        if let Some(fleet) = self.0.fleet.clone() {
+            let gateway = self.0.clone();
+            tokio::spawn(async move { registry::attend(&fleet.link, &gateway.registry).await });
+        }
         let mut ticks = interval(REFRESH);
         loop {
             ticks.tick().await;

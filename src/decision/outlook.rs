@@ -61,6 +61,19 @@ pub struct Outlook<'a> {
     pub answer: Answer,
 }
 
+impl<'a> Outlook<'a> {
+    /// What decides the request's toll, as far as the request gets there.
+    pub fn toll<'o>(&'o self, asked: &Asked<'o>) -> Option<Toll<'o>> {
+        Some(Toll {
+            route: self.route?,
+            method: asked.method,
+            headers: asked.headers,
+            caller: self.caller.as_ref()?,
+            source: self.source,
+        })
+    }
+}
+
 /// How one limit stands towards the request.
 pub struct LimitOutlook {
     /// The policy's index; see [`Generation::limits_of`].

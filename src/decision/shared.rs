@@ -4,7 +4,7 @@
 //! is remembered stands, and local limits are charged as ever. What is left has to be asked of the
 //! store, all of it together; until the answer is there, nothing the request has paid is final.
 
-use super::toll::{Holder, Moment, Paid, Toll, overflow_bucket};
+use super::toll::{Holder, Moment, Paid, Toll, enforced, overflow_bucket};
 use crate::fleet::limits::script::{Answer, Verdict as Said};
 use crate::fleet::limits::{Payment, SharedLimits, Wish, share_of};
 use crate::gateway::{Gateway, Generation, TIER_POLICY};
@@ -190,6 +190,19 @@ impl Sharing<'_> {
     }
 }
 
+/// Asks the store how the buckets stand that a request would charge, so that what is foreseen of it
+/// is not what was last heard.
+pub async fn refresh(toll: &Toll<'_>, gateway: &Gateway, generation: &Generation, at: Moment) {
+    let Some(fleet) = &gateway.fleet else { return };
+    let sharing = Sharing { gateway, generation, limits: &fleet.limits };
+    let wishes: Vec<Wish> = enforced(toll, gateway, generation, at)
+        .iter()
+        .filter(|demand| store_of(generation, toll.route, demand.policy) != Store::Local)
+        .map(|demand| sharing.wish(toll, demand))
+        .collect();
+    fleet.limits.look(&wishes, &gateway.limiter).await;
+}
+
 fn tighter(one: Option<Standing>, other: Standing) -> Option<Standing> {
     Some(one.map_or(other, |one| one.tighter(other)))
 }
@@ -208,22 +221,23 @@ fn demand<'a>(wish: &Wish, algorithm: &'a Algorithm, at: Moment) -> Demand<'a> {
     }
 }
 
+fn holder_name(holder: Holder<'_>, generation: &Generation) -> String {
+    match holder {
+        Holder::Client(caller) => name_of(caller.identity.kind, caller.identity.name.as_bytes()),
+        Holder::Ip(ip) | Holder::Network(ip) => name_of(KeyKind::Ip, ip.to_string().as_bytes()),
+        Holder::Route(route) => {
+            name_of(KeyKind::Route, generation.route_config(route).name.as_bytes())
+        }
+        Holder::Global => name_of(KeyKind::Global, b""),
+        Holder::Header(_, value) => name_of(KeyKind::HeaderValue, value),
+    }
+}
+
 /// What a holder is called among gateways: the kind of identity and the value, hashed, so that a
 /// name is short whatever a client sends, and tells nobody who reads the store who it was.
-fn holder_name(holder: Holder<'_>, generation: &Generation) -> String {
-    let mut hash = Sha256::new();
-    let mut say = |kind: KeyKind, value: &[u8]| {
-        hash.update([kind as u8]);
-        hash.update(value);
-    };
-    match holder {
-        Holder::Client(caller) => say(caller.identity.kind, caller.identity.name.as_bytes()),
-        Holder::Ip(ip) | Holder::Network(ip) => say(KeyKind::Ip, ip.to_string().as_bytes()),
-        Holder::Route(route) => say(KeyKind::Route, generation.route_config(route).name.as_bytes()),
-        Holder::Global => say(KeyKind::Global, b""),
-        Holder::Header(_, value) => say(KeyKind::HeaderValue, value),
-    }
-    hash.finalize().iter().take(16).fold(String::with_capacity(32), |mut name, byte| {
+pub fn name_of(kind: KeyKind, value: &[u8]) -> String {
+    let hash = Sha256::new().chain_update([kind as u8]).chain_update(value).finalize();
+    hash.iter().take(16).fold(String::with_capacity(32), |mut name, byte| {
         // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
         name

@@ -21,8 +21,10 @@ use tokio::time::timeout;
 
 /// How long one server may take to be connected to, TLS and password included.
 const CONNECT: Duration = Duration::from_secs(1);
-/// How long one sentinel may take to answer.
-const SENTINEL: Duration = Duration::from_millis(300);
+/// How long one of several may take: a sentinel to answer, a node to be connected to.
+const ONE_OF_MANY: Duration = Duration::from_millis(300);
+/// How long a cluster may take: some nodes tell which others there are.
+const CONNECT_CLUSTER: Duration = Duration::from_secs(2);
 /// Commands that wait to be written. Who finds it full waits, for no longer than for an answer.
 const QUEUE: usize = 1_024;
 /// How often a command follows a cluster's slot to where that has moved.
@@ -106,11 +108,16 @@ impl Connector {
         Ok(Connector { servers, kind, certificates, turn: AtomicUsize::new(0) })
     }
 
+    /// Whether there is a cluster, in which all keys of a call must be in one slot.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.kind, Kind::Cluster(_))
+    }
+
     /// A new connection, authenticated; on a cluster to all of its nodes. Nothing has been asked
     /// on it yet.
     pub(super) async fn connect(&self) -> RedisResult<Connection> {
         if let Kind::Cluster(client) = &self.kind {
-            let connection = within(CONNECT, client.get_async_connection()).await?;
+            let connection = within(CONNECT_CLUSTER, client.get_async_connection()).await?;
             return Ok(Connection::Cluster(connection));
         }
         let client = Client::open(self.server().await?)?;
@@ -144,7 +151,7 @@ impl Connector {
         let mut last = None;
         for _ in &self.servers {
             let sentinel = self.next().clone();
-            match within(SENTINEL, whereabouts(sentinel, master)).await {
+            match within(ONE_OF_MANY, whereabouts(sentinel, master)).await {
                 Ok(Some((host, port))) => {
                     return info(host, port, *is_tls, self.certificates.as_ref(), of_master);
                 }
@@ -235,7 +242,8 @@ fn cluster(
     let mut builder = ClusterClientBuilder::new(servers.to_vec())
         // Where a connection broke, a command may have been executed: who asked decides.
         .retries(0)
-        .connection_timeout(CONNECT)
+        .connection_timeout(ONE_OF_MANY)
+        // Who asks for less has a time-out of his own around it.
         .response_timeout(CONNECT)
         .overall_response_timeout(None)
         .tcp_settings(tcp());

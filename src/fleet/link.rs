@@ -147,6 +147,11 @@ impl Link {
         &self.shared.prefix
     }
 
+    /// Whether it leads to a cluster, in which all KEYS of a script must be in one slot.
+    pub fn is_cluster(&self) -> bool {
+        self.shared.connector.is_cluster()
+    }
+
     /// The longest that [`call`](Link::call) takes.
     pub fn timeout(&self) -> Duration {
         self.shared.timeout

@@ -10,6 +10,7 @@ pub mod hints;
 mod keeper;
 pub mod limits;
 pub mod link;
+pub mod registry;
 pub mod roster;
 pub mod script;
 

@@ -12,6 +12,7 @@ pub struct RegistryMetrics {
     gateway: Arc<Gateway>,
     entries: IntGaugeVec,
     degraded: IntGauge,
+    unshared: IntGauge,
 }
 
 impl RegistryMetrics {
@@ -33,13 +34,18 @@ impl RegistryMetrics {
                 "gateway_registry_degraded",
                 "1 when the registry's file was damaged at the start or cannot be written, else 0",
             )?,
+            unshared: IntGauge::new(
+                "gateway_registry_unshared_entries",
+                "Entries that were changed here and are not in Redis yet; 0 without redis",
+            )?,
         }))
     }
 }
 
 impl Collector for RegistryMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        self.entries.desc().into_iter().chain(self.degraded.desc()).collect()
+        let gauges = self.degraded.desc().into_iter().chain(self.unshared.desc());
+        self.entries.desc().into_iter().chain(gauges).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -49,6 +55,10 @@ impl Collector for RegistryMetrics {
         }
         let is_degraded = matches!(registry.condition(), Condition::Anew | Condition::Failing);
         self.degraded.set(i64::from(is_degraded));
-        self.entries.collect().into_iter().chain(self.degraded.collect()).collect()
+        let is_shared = self.gateway.fleet.is_some();
+        let unshared = if is_shared { registry.unshared_count() } else { 0 };
+        self.unshared.set(i64::try_from(unshared).unwrap_or(i64::MAX));
+        let gauges = self.degraded.collect().into_iter().chain(self.unshared.collect());
+        self.entries.collect().into_iter().chain(gauges).collect()
     }
 }

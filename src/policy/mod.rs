@@ -23,3 +23,4 @@ pub mod router;
 pub mod share;
 pub mod sliding_window;
 pub mod tier;
+pub mod version;

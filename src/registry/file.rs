@@ -5,7 +5,10 @@
 //! folder the same tables are in memory.
 
 use super::blocks::Target;
+use super::entry::Name;
 use super::record::{ApiKey, BlockEnd, Effect, KeyId, Record};
+use super::shares::{self, Shares, Waiting, Write};
+use crate::clock;
 use crate::config::ApiKeyHash;
 use crate::policy::rate::TokenBucket;
 use redb::backends::InMemoryBackend;
@@ -28,17 +31,17 @@ pub(super) const FILE_NAME: &str = "registry.redb";
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Tier, then rate (the bits of tokens per second) and burst of an own limit.
-type ClientRow = (Option<&'static str>, Option<(u64, u64)>);
+pub(super) type ClientRow = (Option<&'static str>, Option<(u64, u64)>);
 /// Hash, creation and end.
-type KeyRow = (&'static [u8; 32], u64, Option<u64>);
+pub(super) type KeyRow = (&'static [u8; 32], u64, Option<u64>);
 /// Creation and end.
-type BlockRow = (u64, Option<u64>);
+pub(super) type BlockRow = (u64, Option<u64>);
 
-const CLIENTS: TableDefinition<'_, &str, ClientRow> = TableDefinition::new("clients");
+pub(super) const CLIENTS: TableDefinition<'_, &str, ClientRow> = TableDefinition::new("clients");
 /// By client and the key's id.
-const KEYS: TableDefinition<'_, (&str, u64), KeyRow> = TableDefinition::new("keys");
+pub(super) const KEYS: TableDefinition<'_, (&str, u64), KeyRow> = TableDefinition::new("keys");
 /// By kind and value.
-const BLOCKS: TableDefinition<'_, &str, BlockRow> = TableDefinition::new("blocks");
+pub(super) const BLOCKS: TableDefinition<'_, &str, BlockRow> = TableDefinition::new("blocks");
 const LAYOUT: TableDefinition<'_, (), u64> = TableDefinition::new("layout");
 
 /// The number of the tables' layout.
@@ -72,19 +75,25 @@ impl From<redb::Error> for OpenError {
 }
 
 /// The file, or what stands for it in memory.
-pub(super) struct Store(Database);
+pub(super) struct Store {
+    database: Database,
+    /// Who writes versions beside entries; none: nobody has ever shared this.
+    writer: Option<u64>,
+    /// What waited to be shared when it was opened.
+    pub(super) waiting: Waiting,
+}
 
 impl Store {
     /// One that ends with the process.
-    pub(super) fn in_memory() -> Result<Store, OpenError> {
+    pub(super) fn in_memory(writer: Option<u64>) -> Result<Store, OpenError> {
         let made = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(InMemoryBackend::new());
-        Store::prepared(made)
+        Store::prepared(made, writer)
     }
 
     /// The file in `folder`, made where it is missing, checked page by page where it is not.
-    pub(super) fn open(folder: &Path) -> Result<Store, OpenError> {
+    pub(super) fn open(folder: &Path, writer: Option<u64>) -> Result<Store, OpenError> {
         make_file(folder).map_err(|error| OpenError::OutOfReach(error.to_string()))?;
         // A damaged file should be an error, and is a panic at worst.
         let opened = catch_unwind(AssertUnwindSafe(|| {
@@ -92,14 +101,21 @@ impl Store {
                 .set_cache_size(CACHE_BYTES)
                 .set_check_integrity_on_open(true)
                 .create(folder.join(FILE_NAME));
-            Store::prepared(opened)
+            Store::prepared(opened, writer)
         }));
         opened.unwrap_or_else(|_| Err(OpenError::Damaged("its contents are inconsistent".into())))
     }
 
-    fn prepared(opened: Result<Database, DatabaseError>) -> Result<Store, OpenError> {
-        let store = Store(opened.map_err(redb::Error::from)?);
-        let layout = store.write(|tables| {
+    fn prepared(
+        opened: Result<Database, DatabaseError>,
+        writer: Option<u64>,
+    ) -> Result<Store, OpenError> {
+        let database = opened.map_err(redb::Error::from)?;
+        // What was shared once may be shared again, and then it counts who wrote last.
+        let was_shared = shares::are_in(&database.begin_write().map_err(redb::Error::from)?)?;
+        let writer = writer.or_else(|| was_shared.then(|| fastrand::u64(1..)));
+        let mut store = Store { database, writer, waiting: Waiting::default() };
+        let (layout, waiting) = store.write(|tables| {
             let found = tables.layout.get(())?.map(|layout| layout.value());
             if found.is_none() {
                 tables.layout.insert((), THIS_LAYOUT)?;
@@ -107,25 +123,33 @@ impl Store {
             Ok(found.unwrap_or(THIS_LAYOUT))
         })?;
         match layout {
-            THIS_LAYOUT => Ok(store),
+            THIS_LAYOUT => {
+                store.waiting = waiting;
+                Ok(store)
+            }
             other => Err(OpenError::Damaged(format!("it has layout {other}, of another version"))),
         }
     }
 
-    /// Runs `work` in one transaction, which is on disk when this returns.
+    /// Runs `work` in one transaction, which is on disk when this returns, and says what waits
+    /// to be shared after it.
     pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, StorageError>,
-    ) -> Result<T, redb::Error> {
-        let transaction = self.0.begin_write()?;
-        let done = work(&mut Tables::of(&transaction)?)?;
+    ) -> Result<(T, Waiting), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        let done = {
+            let mut tables = Tables::of(&transaction, self.writer)?;
+            let done = work(&mut tables)?;
+            (done, tables.shares.as_mut().map_or(Ok(Waiting::default()), Shares::finish)?)
+        };
         transaction.commit()?;
         Ok(done)
     }
 
     /// What is there at this moment.
     pub(super) fn read(&self) -> Result<Reading, redb::Error> {
-        Ok(Reading(self.0.begin_read()?))
+        Ok(Reading(self.database.begin_read()?))
     }
 }
 
@@ -146,20 +170,37 @@ fn make_file(folder: &Path) -> io::Result<()> {
 
 /// The tables in a transaction that writes.
 pub(super) struct Tables<'t> {
-    clients: Table<'t, &'static str, ClientRow>,
-    keys: Table<'t, (&'static str, u64), KeyRow>,
-    blocks: Table<'t, &'static str, BlockRow>,
+    pub(super) clients: Table<'t, &'static str, ClientRow>,
+    pub(super) keys: Table<'t, (&'static str, u64), KeyRow>,
+    pub(super) blocks: Table<'t, &'static str, BlockRow>,
     layout: Table<'t, (), u64>,
+    /// The versions of all that, where it is shared.
+    pub(super) shares: Option<Shares<'t>>,
 }
 
 impl<'t> Tables<'t> {
-    fn of(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
+    fn of(
+        transaction: &'t WriteTransaction,
+        writer: Option<u64>,
+    ) -> Result<Tables<'t>, redb::Error> {
+        let shares = writer.map(|writer| Shares::of(transaction, writer, clock::unix_ms()));
         Ok(Tables {
+            shares: shares.transpose()?,
             clients: transaction.open_table(CLIENTS)?,
             keys: transaction.open_table(KEYS)?,
             blocks: transaction.open_table(BLOCKS)?,
             layout: transaction.open_table(LAYOUT)?,
         })
+    }
+
+    /// Notes a write, where it is of interest to other gateways.
+    pub(super) fn stamp(&mut self, name: &Name<'_>, write: Write) -> Result<(), StorageError> {
+        self.shares.as_mut().map_or(Ok(()), |shares| shares.stamp(name, write))
+    }
+
+    /// Notes that an entry ended by itself.
+    pub(super) fn lapse(&mut self, name: &Name<'_>) -> Result<(), StorageError> {
+        self.shares.as_mut().map_or(Ok(()), |shares| shares.lapse(name))
     }
 
     pub(super) fn client(&self, id: &str) -> Result<Option<Record>, StorageError> {
@@ -192,6 +233,10 @@ impl<'t> Tables<'t> {
     pub(super) fn put_key(&mut self, client: &str, key: &ApiKey) -> Result<(), StorageError> {
         let row = (&key.hash.0, key.created_ms, key.expires_ms);
         self.keys.insert((client, KeyId::of(&key.hash).0), row).map(drop)
+    }
+
+    pub(super) fn key(&self, client: &str, id: KeyId) -> Result<Option<ApiKey>, StorageError> {
+        Ok(self.keys.get((client, id.0))?.map(|row| api_key(row.value())))
     }
 
     pub(super) fn remove_key(&mut self, client: &str, id: KeyId) -> Result<(), StorageError> {
@@ -257,7 +302,7 @@ pub struct Block {
 }
 
 /// The tables as they are at one moment.
-pub(super) struct Reading(ReadTransaction);
+pub(super) struct Reading(pub(super) ReadTransaction);
 
 impl Reading {
     /// Hands every entry to `take`.
@@ -332,7 +377,7 @@ impl Reading {
 }
 
 /// Where a page begins.
-fn beginning<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
+pub(super) fn beginning<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
     match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),
@@ -340,13 +385,13 @@ fn beginning<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
 }
 
 /// A limit that cannot be is left out; none is ever written.
-fn record((tier, limit): (Option<&str>, Option<(u64, u64)>)) -> Record {
+pub(super) fn record((tier, limit): (Option<&str>, Option<(u64, u64)>)) -> Record {
     let limit = limit.and_then(|(rate, burst)| {
         TokenBucket::from_rate_per_second(f64::from_bits(rate), burst).ok()
     });
     Record { tier: tier.map(Into::into), own_limit: limit }
 }
 
-fn api_key((hash, created_ms, expires_ms): (&[u8; 32], u64, Option<u64>)) -> ApiKey {
+pub(super) fn api_key((hash, created_ms, expires_ms): (&[u8; 32], u64, Option<u64>)) -> ApiKey {
     ApiKey { hash: ApiKeyHash(*hash), created_ms, expires_ms }
 }

@@ -6,12 +6,17 @@
 //! from then on meets it. When the process is replaced the file is closed for the successor,
 //! and opened again if that fails.
 
+use super::clients::Numbers;
 use super::condition::{Bounds, Condition, RegistryError, Status};
-use super::file::{FILE_NAME, OpenError, Reading, Store};
+use super::file::{FILE_NAME, OpenError, Reading, Store, Tables};
 use super::ledger;
-use super::memory::{Memory, Seen, TierNames};
-use super::record::Change;
+use super::memory::{Memory, Seen};
+use super::merge::Page;
+use super::record::{Change, Effect};
+use super::shares::Shares;
+use super::sharing::Sharing;
 use crate::clock;
+use redb::StorageError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,13 +35,19 @@ const RETRY_FAILING: Duration = Duration::from_secs(1);
 /// How long a file that another process has at the start is waited for: it may be ending.
 const FREE_WITHIN: Duration = Duration::from_secs(5);
 
-pub(super) type Answer = oneshot::Sender<Result<(), RegistryError>>;
+pub(super) type Answer<T> = oneshot::Sender<Result<T, RegistryError>>;
 type Reader = Box<dyn FnOnce(Result<Reading, RegistryError>) + Send>;
 
 /// What the thread is asked for.
 pub(super) enum Letter {
-    /// To make a change.
-    Change(Change, Answer),
+    /// To make a change. Answered with its counter, by which it is seen when it is shared; 0:
+    /// there is nothing to share.
+    Change(Change, Answer<u64>),
+    /// To take over what other gateways wrote.
+    Merge(Page, Answer<()>),
+    /// To give some entries from before the first sharing a version. Answered with where to go
+    /// on.
+    Adopt(String, Answer<Option<String>>),
     /// To let somebody read.
     Read(Reader),
     /// To close the file, because a successor will open it.
@@ -62,8 +73,11 @@ pub(super) struct Keeper {
     folder: Option<PathBuf>,
     holding: Holding,
     memory: Arc<Memory>,
-    names: TierNames,
+    names: Numbers,
     status: Arc<Status>,
+    sharing: Arc<Sharing>,
+    /// Who writes versions, where the registry is shared.
+    writer: Option<u64>,
     bounds: Bounds,
     purged: Instant,
 }
@@ -78,14 +92,18 @@ impl Keeper {
         folder: Option<&Path>,
         memory: Arc<Memory>,
         status: Arc<Status>,
+        sharing: Arc<Sharing>,
+        writer: Option<u64>,
         bounds: Bounds,
     ) -> Result<Keeper, RegistryError> {
         let mut keeper = Keeper {
             folder: folder.map(Path::to_owned),
             holding: Holding::Wanted,
             memory,
-            names: TierNames::default(),
+            names: Numbers::default(),
             status,
+            sharing,
+            writer,
             bounds,
             purged: clock::now(),
         };
@@ -108,8 +126,8 @@ impl Keeper {
     /// Opens the file and brings the memory in line with it.
     fn open(&mut self) -> Result<(), OpenError> {
         let (store, condition) = match &self.folder {
-            Some(folder) => (Store::open(folder)?, Condition::Durable),
-            None => (Store::in_memory()?, Condition::InMemory),
+            Some(folder) => (Store::open(folder, self.writer)?, Condition::Durable),
+            None => (Store::in_memory(self.writer)?, Condition::InMemory),
         };
         let mut seen = Seen::default();
         let was_empty = self.memory.is_empty();
@@ -125,6 +143,7 @@ impl Keeper {
         if !was_empty {
             self.memory.keep_only(&seen);
         }
+        self.sharing.set(store.waiting);
         self.holding = Holding::Open(store);
         self.status.set(condition);
         Ok(())
@@ -213,6 +232,12 @@ impl Keeper {
                 return next.is_none_or(|letter| self.handle(letter, letters));
             }
             Letter::Read(reader) => reader(self.read()),
+            Letter::Merge(page, answer) => {
+                let _ = answer.send(self.merge(page));
+            }
+            Letter::Adopt(after, answer) => {
+                let _ = answer.send(self.adopt(&after));
+            }
             Letter::LetGo(answer) => {
                 // What is in memory alone goes nowhere. Dropping a file closes and unlocks it.
                 if self.folder.is_some() {
@@ -235,7 +260,7 @@ impl Keeper {
         true
     }
 
-    fn read(&self) -> Result<Reading, RegistryError> {
+    pub(super) fn read(&self) -> Result<Reading, RegistryError> {
         let store = self.store()?;
         store.read().map_err(|error| RegistryError::Failing(error.to_string()))
     }
@@ -252,17 +277,36 @@ impl Keeper {
     }
 
     /// Makes changes in one transaction, and then in memory, and only then says so.
-    fn write(&mut self, batch: Vec<(Change, Answer)>) {
+    fn write(&mut self, batch: Vec<(Change, Answer<u64>)>) {
+        let written = self.transact(|tables, bounds, effects| {
+            let made = batch.iter().map(|(change, _)| {
+                let made = ledger::make(change, tables, bounds, effects)?;
+                Ok(made.map(|()| tables.shares.as_ref().map_or(0, Shares::written)))
+            });
+            made.collect::<Result<Vec<_>, _>>()
+        });
+        match written {
+            Ok(made) => {
+                for ((_, answer), made) in batch.into_iter().zip(made) {
+                    let _ = answer.send(made);
+                }
+            }
+            Err(error) => {
+                for (_, answer) in batch {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Runs `work` in one transaction, and once that is on disk brings what it did into memory.
+    pub(super) fn transact<T>(
+        &mut self,
+        work: impl FnOnce(&mut Tables<'_>, &Bounds, &mut Vec<Effect>) -> Result<T, StorageError>,
+    ) -> Result<T, RegistryError> {
         let mut effects = Vec::new();
         let written = self.store().and_then(|store| {
-            let write = || {
-                store.write(|tables| {
-                    let changes = batch.iter().map(|(change, _)| change);
-                    let made = changes
-                        .map(|change| ledger::make(change, tables, &self.bounds, &mut effects));
-                    made.collect::<Result<Vec<_>, _>>()
-                })
-            };
+            let write = || store.write(|tables| work(tables, &self.bounds, &mut effects));
             match catch_unwind(AssertUnwindSafe(write)) {
                 Ok(Ok(made)) => Ok(made),
                 Ok(Err(error)) => Err(RegistryError::Failing(error.to_string())),
@@ -270,21 +314,18 @@ impl Keeper {
             }
         });
         match written {
-            Ok(made) => {
+            Ok((made, waiting)) => {
                 for effect in effects {
                     self.memory.apply(effect, &mut self.names);
                 }
-                for ((_, answer), made) in batch.into_iter().zip(made) {
-                    let _ = answer.send(made);
-                }
+                self.sharing.set(waiting);
+                Ok(made)
             }
             Err(error) => {
                 if let (RegistryError::Failing(why), Some(_)) = (&error, &self.folder) {
                     self.fail(why);
                 }
-                for (_, answer) in batch {
-                    let _ = answer.send(Err(error.clone()));
-                }
+                Err(error)
             }
         }
     }
@@ -304,7 +345,9 @@ impl Keeper {
             return;
         }
         self.purged = now;
-        if matches!(self.holding, Holding::Open(_)) && self.memory.has_ends() {
+        if matches!(self.holding, Holding::Open(_))
+            && (self.memory.has_ends() || self.writer.is_some())
+        {
             let (answer, _) = oneshot::channel();
             self.write(vec![(Change::Purge { now_ms: clock::unix_ms() }, answer)]);
         }

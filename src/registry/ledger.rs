@@ -1,13 +1,17 @@
 //! What a change does to the tables, and what of that requests will see.
 
+use super::blocks::Target;
+use super::entry::Name;
 use super::file::Tables;
 use super::record::{ApiKey, BlockEnd, Change, Effect, KeyId, Record};
+use super::shares::Write;
 use super::{Bounds, RegistryError};
 use redb::StorageError;
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// A change that was made, or why it was not; outside of that, the tables failed.
-type Made = Result<Result<(), RegistryError>, StorageError>;
+pub(super) type Made = Result<Result<(), RegistryError>, StorageError>;
 
 /// Makes one change. One that is refused has touched nothing.
 pub(super) fn make(
@@ -16,7 +20,10 @@ pub(super) fn make(
     bounds: &Bounds,
     effects: &mut Vec<Effect>,
 ) -> Made {
-    let mut entry = Entry { tables, bounds, effects };
+    if let Some(shares) = &mut tables.shares {
+        shares.begin();
+    }
+    let mut entry = Ledger { tables, bounds, effects };
     match change {
         Change::Tier { client, tier } => {
             entry.edit(client, |record| record.tier = tier.as_deref().map(Into::into))
@@ -32,19 +39,17 @@ pub(super) fn make(
         }
         Change::RevokeKey { client, key } => entry.revoke_key(client, *key),
         Change::Block { target, created_ms, expires_ms } => {
-            let is_new = !entry.tables.has_block(target)?;
-            if is_new && entry.tables.block_count()? >= bounds.blocks as u64 {
-                return Ok(Err(RegistryError::TooManyBlocks(bounds.blocks)));
+            if let Err(full) = entry.block(target, *created_ms, *expires_ms)? {
+                return Ok(Err(full));
             }
-            entry.tables.put_block(target, *created_ms, *expires_ms)?;
-            entry.effects.push(Effect::Block(target.clone(), Some(BlockEnd(*expires_ms))));
+            entry.tables.stamp(&Name::Block(Cow::Borrowed(target)), Write::Set)?;
             Ok(Ok(()))
         }
         Change::Unblock { target } => {
-            if !entry.tables.remove_block(target)? {
+            if !entry.unblock(target)? {
                 return Ok(Err(RegistryError::NoSuchBlock));
             }
-            entry.effects.push(Effect::Block(target.clone(), None));
+            entry.tables.stamp(&Name::Block(Cow::Borrowed(target)), Write::Removed)?;
             Ok(Ok(()))
         }
         Change::Purge { now_ms } => entry.purge(*now_ms),
@@ -52,13 +57,13 @@ pub(super) fn make(
 }
 
 /// Where a change is entered.
-struct Entry<'a, 't> {
-    tables: &'a mut Tables<'t>,
-    bounds: &'a Bounds,
-    effects: &'a mut Vec<Effect>,
+pub(super) struct Ledger<'a, 't> {
+    pub(super) tables: &'a mut Tables<'t>,
+    pub(super) bounds: &'a Bounds,
+    pub(super) effects: &'a mut Vec<Effect>,
 }
 
-impl Entry<'_, '_> {
+impl Ledger<'_, '_> {
     fn edit(&mut self, client: &str, apply: impl FnOnce(&mut Record)) -> Made {
         let old = self.tables.client(client)?;
         let is_new = old.is_none();
@@ -70,12 +75,21 @@ impl Entry<'_, '_> {
         if is_new && let Err(full) = self.room_for(1)? {
             return Ok(Err(full));
         }
-        self.keep(client, record)?;
+        self.set(client, record)?;
         Ok(Ok(()))
     }
 
-    /// Writes a client's record. Who has neither a setting nor a key is registered no more.
-    fn keep(&mut self, client: &str, record: Record) -> Result<(), StorageError> {
+    /// Writes a client's record because somebody set it.
+    fn set(&mut self, client: &str, record: Record) -> Result<(), StorageError> {
+        let write = if record.is_empty() { Write::Removed } else { Write::Set };
+        self.tables.stamp(&Name::Client(client), write)?;
+        self.keep(client, record)
+    }
+
+    /// Writes a client's record. Who has neither a setting nor a key is registered no more. That
+    /// somebody is registered for a key alone follows from the key, and other gateways are told
+    /// of the key only.
+    pub(super) fn keep(&mut self, client: &str, record: Record) -> Result<(), StorageError> {
         let record = match record.is_empty() && self.tables.keys_of(client)?.is_empty() {
             true => {
                 self.tables.remove_client(client)?;
@@ -90,7 +104,7 @@ impl Entry<'_, '_> {
         Ok(())
     }
 
-    fn room_for(&self, clients: u64) -> Made {
+    pub(super) fn room_for(&self, clients: u64) -> Made {
         let most = self.bounds.clients;
         let is_room = self.tables.client_count()? + clients <= most as u64;
         Ok(if is_room { Ok(()) } else { Err(RegistryError::TooManyClients(most)) })
@@ -107,28 +121,50 @@ impl Entry<'_, '_> {
             return Ok(Err(full));
         }
         for (client, record) in rows {
-            self.keep(client, record.clone())?;
+            self.set(client, record.clone())?;
         }
         Ok(Ok(()))
     }
 
     fn forget(&mut self, client: &str) -> Made {
         for key in self.tables.keys_of(client)? {
-            self.drop_key(client, key)?;
+            self.end_key(client, key)?;
         }
-        if self.tables.remove_client(client)? {
+        if let Some(record) = self.tables.client(client)? {
+            if !record.is_empty() {
+                self.tables.stamp(&Name::Client(client), Write::Removed)?;
+            }
+            self.tables.remove_client(client)?;
             self.effects.push(Effect::Client(client.into(), None));
         }
         Ok(Ok(()))
     }
 
-    fn drop_key(&mut self, client: &str, key: ApiKey) -> Result<(), StorageError> {
+    pub(super) fn drop_key(&mut self, client: &str, key: ApiKey) -> Result<(), StorageError> {
         self.tables.remove_key(client, KeyId::of(&key.hash))?;
         self.effects.push(Effect::Key(key.hash, None));
         Ok(())
     }
 
-    fn put_key(&mut self, client: &str, key: &ApiKey) -> Result<(), StorageError> {
+    /// Ends a key for good.
+    fn end_key(&mut self, client: &str, key: ApiKey) -> Result<(), StorageError> {
+        self.tables.stamp(&Name::Key(client, KeyId::of(&key.hash)), Write::Ended)?;
+        self.drop_key(client, key)
+    }
+
+    /// Throws a key away that has ended by itself.
+    fn lapse_key(&mut self, client: &str, key: ApiKey) -> Result<(), StorageError> {
+        self.tables.lapse(&Name::Key(client, KeyId::of(&key.hash)))?;
+        self.drop_key(client, key)
+    }
+
+    /// Writes a key because somebody set it.
+    fn set_key(&mut self, client: &str, key: &ApiKey) -> Result<(), StorageError> {
+        self.tables.stamp(&Name::Key(client, KeyId::of(&key.hash)), Write::Set)?;
+        self.put_key(client, key)
+    }
+
+    pub(super) fn put_key(&mut self, client: &str, key: &ApiKey) -> Result<(), StorageError> {
         self.tables.put_key(client, key)?;
         let held = (client.into(), key.expires_ms);
         self.effects.push(Effect::Key(key.hash.clone(), Some(held)));
@@ -153,15 +189,15 @@ impl Entry<'_, '_> {
             return Ok(Err(RegistryError::TooManyKeysOfClient(self.bounds.keys_of_client)));
         }
         for old in ended {
-            self.drop_key(client, old)?;
+            self.lapse_key(client, old)?;
         }
-        self.put_key(client, key)?;
+        self.set_key(client, key)?;
         self.keep(client, record.unwrap_or_default())?;
         Ok(Ok(()))
     }
 
     fn rotate_key(&mut self, client: &str, old: KeyId, ends_ms: u64, key: &ApiKey) -> Made {
-        let Some(mut replaced) = self.key(client, old)? else {
+        let Some(mut replaced) = self.tables.key(client, old)? else {
             return Ok(Err(RegistryError::NoSuchKey));
         };
         if let Err(refused) = self.add_key(client, key)? {
@@ -169,29 +205,25 @@ impl Entry<'_, '_> {
         }
         let end = replaced.expires_ms.map_or(ends_ms, |end| end.min(ends_ms));
         if end <= key.created_ms {
-            self.drop_key(client, replaced)?;
+            self.end_key(client, replaced)?;
         } else {
             replaced.expires_ms = Some(end);
-            self.put_key(client, &replaced)?;
+            self.set_key(client, &replaced)?;
         }
         Ok(Ok(()))
     }
 
     fn revoke_key(&mut self, client: &str, id: KeyId) -> Made {
-        let Some(key) = self.key(client, id)? else {
+        let Some(key) = self.tables.key(client, id)? else {
             return Ok(Err(RegistryError::NoSuchKey));
         };
-        self.drop_key(client, key)?;
+        self.end_key(client, key)?;
         self.settle(client)?;
         Ok(Ok(()))
     }
 
-    fn key(&self, client: &str, id: KeyId) -> Result<Option<ApiKey>, StorageError> {
-        Ok(self.tables.keys_of(client)?.into_iter().find(|key| KeyId::of(&key.hash) == id))
-    }
-
     /// Forgets a client that a key alone had kept here.
-    fn settle(&mut self, client: &str) -> Result<(), StorageError> {
+    pub(super) fn settle(&mut self, client: &str) -> Result<(), StorageError> {
         match self.tables.client(client)? {
             Some(record) if record.is_empty() => self.keep(client, record),
             _ => Ok(()),
@@ -200,13 +232,40 @@ impl Entry<'_, '_> {
 
     fn purge(&mut self, now_ms: u64) -> Made {
         for (client, key) in self.tables.ended_keys(now_ms)? {
-            self.drop_key(&client, key)?;
+            self.lapse_key(&client, key)?;
             self.settle(&client)?;
         }
         for target in self.tables.ended_blocks(now_ms)? {
-            self.tables.remove_block(&target)?;
-            self.effects.push(Effect::Block(target, None));
+            self.tables.lapse(&Name::Block(Cow::Borrowed(&target)))?;
+            self.unblock(&target)?;
         }
+        match &mut self.tables.shares {
+            Some(shares) => shares.forget_removed(now_ms).map(Ok),
+            None => Ok(Ok(())),
+        }
+    }
+
+    pub(super) fn block(
+        &mut self,
+        target: &Target,
+        created_ms: u64,
+        expires_ms: Option<u64>,
+    ) -> Made {
+        let is_new = !self.tables.has_block(target)?;
+        if is_new && self.tables.block_count()? >= self.bounds.blocks as u64 {
+            return Ok(Err(RegistryError::TooManyBlocks(self.bounds.blocks)));
+        }
+        self.tables.put_block(target, created_ms, expires_ms)?;
+        self.effects.push(Effect::Block(target.clone(), Some(BlockEnd(expires_ms))));
         Ok(Ok(()))
+    }
+
+    /// Whether there was such a block.
+    pub(super) fn unblock(&mut self, target: &Target) -> Result<bool, StorageError> {
+        let was_there = self.tables.remove_block(target)?;
+        if was_there {
+            self.effects.push(Effect::Block(target.clone(), None));
+        }
+        Ok(was_there)
     }
 }

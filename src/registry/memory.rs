@@ -2,39 +2,19 @@
 //! thread once a change is on disk.
 //!
 //! A client is found by a 128-bit digest of its id under a secret of this process, so that its
-//! id need not be here: an entry takes 40 bytes, and about 100 with all around it. Of a million
-//! clients two share a digest with a probability of 2⁻⁸⁹.
+//! id need not be here. Of a million clients two share a digest with a probability of 2⁻⁸⁹.
 
 use super::blocks::{Networks, Target};
+use super::clients::{Clients, Fingerprint, Held, Numbers};
 use super::record::{BlockEnd, Effect, Record};
 use crate::config::ApiKeyHash;
-use crate::policy::rate::TokenBucket;
 use siphasher::sip128::{Hasher128, SipHasher13};
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::collections::HashSet;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use subtle::ConstantTimeEq;
-
-/// What stands for a client's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fingerprint([u64; 2]);
-
-impl Hash for Fingerprint {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[0]);
-    }
-}
-
-/// One client.
-#[derive(Debug, Clone)]
-pub(super) struct Held {
-    /// Shared among all clients of the tier.
-    pub(super) tier: Option<Arc<str>>,
-    /// Few have one, so it is kept apart.
-    pub(super) own_limit: Option<Box<TokenBucket>>,
-}
 
 /// Whose a key is and until when, in milliseconds since 1970; `u64::MAX` for ever.
 #[derive(Debug, Clone)]
@@ -66,8 +46,7 @@ type ByFingerprint<T> = papaya::HashMap<Fingerprint, T, BuildHasherDefault<AsItI
 /// All of it.
 pub(super) struct Memory {
     hasher: SipHasher13,
-    clients: ByFingerprint<Held>,
-    client_count: AtomicUsize,
+    clients: Clients,
     keys: papaya::HashMap<[u8; 32], HeldKey>,
     key_count: AtomicUsize,
     networks: Networks,
@@ -81,8 +60,7 @@ impl Memory {
         let random = || RandomState::new().build_hasher().finish();
         Memory {
             hasher: SipHasher13::new_with_keys(random(), random()),
-            clients: papaya::HashMap::default(),
-            client_count: AtomicUsize::new(0),
+            clients: Clients::new(),
             keys: papaya::HashMap::new(),
             key_count: AtomicUsize::new(0),
             networks: Networks::default(),
@@ -95,15 +73,15 @@ impl Memory {
         let mut hasher = self.hasher;
         hasher.write(id.as_bytes());
         let hash = hasher.finish128();
-        Fingerprint([hash.h1, hash.h2])
+        Fingerprint::of([hash.h1, hash.h2])
     }
 
     /// Reads what is held of a client.
     #[inline]
-    pub(super) fn client<T>(&self, id: &str, read: impl FnOnce(&Held) -> T) -> Option<T> {
-        match self.client_count.load(Ordering::Acquire) {
+    pub(super) fn client<T>(&self, id: &str, read: impl FnOnce(Held<'_>) -> T) -> Option<T> {
+        match self.clients.len() {
             0 => None,
-            _ => self.clients.pin().get(&self.fingerprint(id)).map(read),
+            _ => self.clients.read(self.fingerprint(id), read),
         }
     }
 
@@ -144,9 +122,7 @@ impl Memory {
     /// Clients, keys and blocks.
     pub(super) fn counts(&self) -> [usize; 3] {
         let blocked = self.blocked_client_count.load(Ordering::Acquire) + self.networks.len();
-        let [clients, keys] =
-            [&self.client_count, &self.key_count].map(|count| count.load(Ordering::Acquire));
-        [clients, keys, blocked]
+        [self.clients.len(), self.key_count.load(Ordering::Acquire), blocked]
     }
 
     /// Whether there is nothing in it.
@@ -161,22 +137,6 @@ impl Memory {
     }
 }
 
-/// The names of tiers, each kept once. Those that no client has any more stay: there are only
-/// as many as configurations have named.
-#[derive(Default)]
-pub(super) struct TierNames(HashMap<Box<str>, Arc<str>>);
-
-impl TierNames {
-    fn shared(&mut self, name: &str) -> Arc<str> {
-        if let Some(name) = self.0.get(name) {
-            return name.clone();
-        }
-        let shared: Arc<str> = name.into();
-        self.0.insert(name.into(), shared.clone());
-        shared
-    }
-}
-
 /// What has been put into the memory since a moment, to find what has not.
 #[derive(Default)]
 pub(super) struct Seen {
@@ -187,9 +147,9 @@ pub(super) struct Seen {
 
 /// What the one thread does that changes it.
 impl Memory {
-    pub(super) fn apply(&self, effect: Effect, names: &mut TierNames) {
+    pub(super) fn apply(&self, effect: Effect, numbers: &mut Numbers) {
         match effect {
-            Effect::Client(id, record) => self.set_client(&id, record, names),
+            Effect::Client(id, record) => self.set_client(&id, record, numbers),
             Effect::Key(hash, key) => self.set_key(&hash, key),
             Effect::Block(target, end) => {
                 let end_ms = end.map(|BlockEnd(end)| end.unwrap_or(u64::MAX));
@@ -198,22 +158,14 @@ impl Memory {
         }
     }
 
-    fn set_client(&self, id: &str, record: Option<Record>, names: &mut TierNames) {
-        let clients = self.clients.pin();
+    fn set_client(&self, id: &str, record: Option<Record>, numbers: &mut Numbers) {
         let fingerprint = self.fingerprint(id);
         match record {
-            None => {
-                clients.remove(&fingerprint);
-            }
-            Some(record) => {
-                let held = Held {
-                    tier: record.tier.map(|name| names.shared(&name)),
-                    own_limit: record.own_limit.map(Box::new),
-                };
-                clients.insert(fingerprint, held);
+            None => self.clients.remove(fingerprint),
+            Some(Record { tier, own_limit }) => {
+                self.clients.set(fingerprint, tier, own_limit, numbers);
             }
         }
-        self.client_count.store(clients.len(), Ordering::Release);
     }
 
     fn set_key(&self, hash: &ApiKeyHash, key: Option<(Box<str>, Option<u64>)>) {
@@ -257,9 +209,7 @@ impl Memory {
 
     /// Takes out everything that was not seen.
     pub(super) fn keep_only(&self, seen: &Seen) {
-        let clients = self.clients.pin();
-        clients.retain(|fingerprint, _| seen.clients.contains(fingerprint));
-        self.client_count.store(clients.len(), Ordering::Release);
+        self.clients.retain(|fingerprint| seen.clients.contains(&fingerprint));
         let keys = self.keys.pin();
         keys.retain(|hash, _| seen.keys.contains(hash));
         self.key_count.store(keys.len(), Ordering::Release);

@@ -7,20 +7,31 @@
 //! is there after any end of the process.
 
 mod blocks;
+mod clients;
 mod condition;
+mod entry;
 mod file;
 pub mod identity;
 mod keeper;
 mod known;
 mod ledger;
 mod memory;
+mod merge;
+mod outgoing;
 mod record;
+mod shares;
+mod sharing;
 
 pub use blocks::{Target, TargetError};
 pub use condition::{Bounds, Condition, RegistryError};
+pub use entry::{Entry, EntryError, Lasting, read_version, version_text};
 pub use file::Block;
 pub use known::KnownClients;
+pub use merge::{Page, Pushed};
+pub use outgoing::Progress;
 pub use record::{ApiKey, Change, KeyId, Record};
+pub use shares::{KEEP_REMOVED, MAX_REMOVED, Mark};
+pub use sharing::UnsharedChanges;
 
 use crate::clock;
 use crate::policy::rate::TokenBucket;
@@ -30,6 +41,7 @@ use file::Reading;
 use keeper::{Keeper, Letter};
 use memory::Memory;
 use sha2::{Digest, Sha256};
+use sharing::Sharing;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,6 +95,7 @@ impl Standing {
 pub struct Registry {
     memory: Arc<Memory>,
     status: Arc<Status>,
+    sharing: Arc<Sharing>,
     letters: SyncSender<Letter>,
     thread: Option<JoinHandle<()>>,
 }
@@ -110,8 +123,8 @@ impl Registry {
     pub fn standing(&self, id: &str, known: &KnownClients, tiers: &Tiers) -> Standing {
         let configured = known.find(id);
         let change = self.memory.client(id, |held| {
-            let tier = held.tier.as_deref().and_then(|name| tiers.find(name));
-            (tier, held.own_limit.as_deref().copied())
+            let tier = held.tier.and_then(|name| tiers.find(name));
+            (tier, held.own_limit)
         });
         let is_registered = configured.is_some() || change.is_some();
         let (changed_tier, own_limit) = change.unwrap_or_default();
@@ -161,14 +174,36 @@ impl Registry {
         Registry::bounded(folder, Bounds::default())
     }
 
+    /// The same, to be shared with other gateways, among which `writer` is this process and no
+    /// other. What was set before is kept, and shared as what is older than all else.
+    ///
+    /// # Errors
+    /// As for [`open`](Registry::open).
+    pub fn open_shared(
+        folder: Option<&Path>,
+        bounds: Bounds,
+        writer: u64,
+    ) -> Result<Registry, RegistryError> {
+        Registry::made(folder, bounds, Some(writer))
+    }
+
     /// The same, with bounds other than the usual ones.
     ///
     /// # Errors
     /// As for [`open`](Registry::open).
     pub fn bounded(folder: Option<&Path>, bounds: Bounds) -> Result<Registry, RegistryError> {
+        Registry::made(folder, bounds, None)
+    }
+
+    fn made(
+        folder: Option<&Path>,
+        bounds: Bounds,
+        writer: Option<u64>,
+    ) -> Result<Registry, RegistryError> {
         let (mut registry, letters) = Registry::unattended();
         let (memory, status) = (registry.memory.clone(), registry.status.clone());
-        let keeper = Keeper::start(folder, memory, status, bounds)?;
+        let sharing = registry.sharing.clone();
+        let keeper = Keeper::start(folder, memory, status, sharing, writer, bounds)?;
         let run = move || keeper.run(&letters);
         match std::thread::Builder::new().name("registry".into()).spawn(run) {
             Ok(thread) => registry.thread = Some(thread),
@@ -180,7 +215,8 @@ impl Registry {
     fn unattended() -> (Registry, Receiver<Letter>) {
         let (letters, inbox) = sync_channel(MAX_LETTERS);
         let (memory, status) = (Arc::new(Memory::new()), Arc::new(Status::default()));
-        (Registry { memory, status, letters, thread: None }, inbox)
+        let sharing = Arc::new(Sharing::default());
+        (Registry { memory, status, sharing, letters, thread: None }, inbox)
     }
 
     /// One that refuses every change: there is no thread to make them.
@@ -191,14 +227,17 @@ impl Registry {
     }
 
     /// Makes a change. It is on disk, and every request from now on meets it, when this returns.
-    /// A change that is no longer waited for is made all the same.
+    /// A change that is no longer waited for is made all the same. Where the registry is shared
+    /// and other gateways can be told at once, this waits until they are, for 250 ms at the most.
     ///
     /// # Errors
     /// Why it was not made.
     pub async fn change(&self, change: Change) -> Result<(), RegistryError> {
         let (answer, made) = oneshot::channel();
         self.post(Letter::Change(change, answer))?;
-        made.await.unwrap_or_else(|_| Err(stopped()))
+        let counter = made.await.unwrap_or_else(|_| Err(stopped()))?;
+        self.sharing.shared(counter).await;
+        Ok(())
     }
 
     /// Clients that were registered at run time, in the order of their ids' bytes: those that

@@ -94,6 +94,16 @@ fn four_gateways_know_each_other_and_notice_when_one_is_killed_or_leaves() {
 }
 
 #[test]
+fn a_beat_from_a_clock_that_was_set_back_does_not_outlive_its_gateway() {
+    let (upstream, server) = (Upstream::new(), RedisServer::start());
+    let gateway = sharing(&upstream, &server).start();
+    until("it is alone", || (health(&gateway)["gateways"] == 1).then_some(()));
+    server.ask::<u32>(&["ZADD", "tollgate:gateways", "9000000000000000", "00000000000000ff"]);
+    until("the other is counted", || (health(&gateway)["gateways"] == 2).then_some(()));
+    until("and forgotten", || (health(&gateway)["gateways"] == 1).then_some(()));
+}
+
+#[test]
 fn requests_are_served_while_redis_is_frozen() {
     let (upstream, server) = (Upstream::new(), RedisServer::start());
     let gateway = sharing(&upstream, &server).start();

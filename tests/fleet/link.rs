@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use tollgate::fleet::{LinkError, Script};
 
 use crate::rig::{Attended, TIMEOUT};
-use crate::support::{RedisCluster, RedisSentinels, RedisServer};
+use crate::support::{Link, RedisCluster, RedisSentinels, RedisServer};
 
 fn to(server: &RedisServer) -> Attended {
     Attended::to(&format!("url: \"{}\"", server.url()))
@@ -160,7 +160,10 @@ async fn a_password_is_told() {
     gateway.until_up(true).await;
     assert_eq!(gateway.count("a").await.unwrap(), 1);
     let wrong = Attended::to(&format!("url: \"redis://:wrong@{}\"", server.address()));
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    crate::support::until("it was refused", || {
+        let refusals: Vec<redis::Value> = server.ask(&["ACL", "LOG"]);
+        (!refusals.is_empty()).then_some(())
+    });
     assert!(!wrong.link.is_up());
 }
 
@@ -232,6 +235,63 @@ async fn a_cluster_is_asked_by_slot_and_followed_where_a_slot_goes() {
         assert_eq!(gateway.count("7").await.unwrap(), expected);
     }
     assert!(gateway.link.is_up());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_the_file_that_answers_nobody_does_not_hide_the_cluster() {
+    let (cluster, hole) = (RedisCluster::start(), RedisServer::start());
+    hole.freeze();
+    let urls = [hole.url(), cluster.nodes[0].url()].map(|url| format!("\"{url}\""));
+    let gateway = Attended::to(&format!("url: [{}], cluster: true", urls.join(", ")));
+    gateway.until_up(true).await;
+    assert_eq!(gateway.count("a").await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_one_of_its_masters_is_down_until_that_is_back() {
+    let mut cluster = RedisCluster::start();
+    let gateway = Attended::to(&format!("url: {}, cluster: true", cluster.urls()));
+    gateway.until_up(true).await;
+    cluster.nodes[1].freeze();
+    gateway.until_up(false).await;
+    cluster.nodes[1].thaw();
+    gateway.until_up(true).await;
+    cluster.nodes[2].kill();
+    gateway.until_up(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_pauses_its_clients_is_left_until_it_goes_on() {
+    let server = RedisServer::start();
+    let gateway = to(&server);
+    gateway.until_up(true).await;
+    server.ask::<()>(&["CLIENT", "PAUSE", "3000", "ALL"]);
+    gateway.until_up(false).await;
+    gateway.until_up(true).await;
+    assert_eq!(gateway.count("a").await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_swallows_everything_is_left_and_found_again() {
+    let server = RedisServer::start();
+    let network = Link::to(server.address());
+    let gateway = Attended::to(&format!("url: \"redis://{}\"", network.address()));
+    let mut news = gateway.link.subscribe("news");
+    gateway.until_up(true).await;
+    receive(&gateway, &mut news, b"before").await;
+    for _ in 0..2 {
+        network.freeze();
+        gateway.until_up(false).await;
+        let (took, error) = gateway.failing().await;
+        assert!(matches!(error, LinkError::Down) && took < TIMEOUT / 10, "{took:?} {error}");
+        network.restore();
+        gateway.until_up(true).await;
+        receive(&gateway, &mut news, b"after").await;
+        network.cut();
+        gateway.until_up(false).await;
+        network.restore();
+        gateway.until_up(true).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

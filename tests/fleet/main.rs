@@ -14,4 +14,6 @@ mod certificates;
 mod gateways;
 mod hints;
 mod link;
+mod registry;
+mod registry_copies;
 mod rig;

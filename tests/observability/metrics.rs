@@ -12,6 +12,8 @@ const MALFORMED: &str = "gateway_requests_total{route=\"none\",status=\"400\"}";
 fn every_metric_has_its_name_type_and_labels() {
     let upstream = Upstream::new();
     let gateway = Gateway::before(&upstream)
+        // Nobody listens there, which is enough to have the metrics.
+        .redis("{url: \"redis://127.0.0.1:1\"}")
         .tiers("free: {rate: 1/h, burst: 1}")
         .limits("- {name: watched, key: client, rate: 1/h, burst: 1, shadow: true}")
         .upstreams(&format!(
@@ -20,7 +22,10 @@ fn every_metric_has_its_name_type_and_labels() {
         ))
         .start();
     assert_eq!([gateway.get("/").status, gateway.get("/").status], [200, 429]);
-    let series = gateway.series_once("gateway_requests_total{route=\"all\",status=\"429\"}", 1.0);
+    gateway.series_once("gateway_requests_total{route=\"all\",status=\"429\"}", 1.0);
+    gateway.series_once(ALL_200, 1.0);
+    let both = "gateway_request_duration_seconds_count{route=\"all\"}";
+    let series = gateway.series_once(both, 2.0);
     for (name, kind, labels) in [
         ("gateway_requests_total", "counter", &["route", "status"][..]),
         ("gateway_rate_limited_total", "counter", &["policy", "route", "tier"]),
@@ -38,6 +43,8 @@ fn every_metric_has_its_name_type_and_labels() {
         ("gateway_config_reloads_total", "counter", &["result"]),
         ("gateway_limiter_table_slots", "gauge", &["state"]),
         ("gateway_limiter_overflow_total", "counter", &[]),
+        ("gateway_redis_up", "gauge", &[]),
+        ("gateway_redis_calls_total", "counter", &["outcome"]),
         ("process_cpu_seconds_total", "counter", &[]),
         ("process_resident_memory_bytes", "gauge", &[]),
         ("process_open_fds", "gauge", &[]),

@@ -4,7 +4,7 @@
 //! `TOLLGATE_CRASHES=200` says how often, `TOLLGATE_SEED` with which moments.
 
 use crate::rig::{all_of, lasting};
-use crate::support::{Client, Gateway, Upstream};
+use crate::support::{Client, DEADLINE, Gateway, RedisServer, Upstream, eventually};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -152,6 +152,11 @@ fn found(gateway: &Gateway) -> BTreeMap<String, Standing> {
     found
 }
 
+/// Whether a gateway says the same before long.
+fn until_found(gateway: &Gateway, wanted: &BTreeMap<String, Standing>) -> bool {
+    eventually(DEADLINE, || (found(gateway) == *wanted).then_some(())).is_some()
+}
+
 /// Checks each client, and goes on from what was found.
 fn settle(expected: &mut BTreeMap<String, Expected>, found: &BTreeMap<String, Standing>, at: &str) {
     for (id, expected) in expected {
@@ -175,12 +180,23 @@ fn settle(expected: &mut BTreeMap<String, Expected>, found: &BTreeMap<String, St
 
 #[test]
 fn every_acknowledged_change_outlives_a_kill_at_any_moment() {
-    let crashes = variable("TOLLGATE_CRASHES", 30);
+    let upstream = Upstream::new();
+    kill_again_and_again(lasting(&upstream).start(), None, variable("TOLLGATE_CRASHES", 30));
+}
+
+/// Now the changes are on their way to another gateway when the process is killed. That one has
+/// them all in the end, and no other.
+#[test]
+fn every_acknowledged_change_reaches_another_gateway_whatever_kill_comes_between() {
+    let (redis, upstream) = (RedisServer::start(), Upstream::new());
+    let shared = || lasting(&upstream).redis(&format!("url: \"{}\"", redis.url())).start();
+    kill_again_and_again(shared(), Some(&shared()), variable("TOLLGATE_CRASHES", 30) / 3);
+}
+
+fn kill_again_and_again(mut gateway: Gateway, other: Option<&Gateway>, crashes: u64) {
     let seed = variable("TOLLGATE_SEED", fastrand::u64(..));
     eprintln!("TOLLGATE_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let upstream = Upstream::new();
-    let mut gateway = lasting(&upstream).start();
     let mut parts: Vec<BTreeMap<String, Expected>> = (0..WRITERS)
         .map(|writer| {
             let ids = (0..CLIENTS).map(|client| format!("w{writer}-c{client}"));
@@ -222,6 +238,10 @@ fn every_acknowledged_change_outlives_a_kill_at_any_moment() {
         let found = found(&gateway);
         for part in &mut parts {
             settle(part, &found, &format!("crash {crash}, seed {seed}"));
+        }
+        if let Some(other) = other {
+            let is_same = until_found(other, &found);
+            assert!(is_same, "crash {crash}, seed {seed}: {found:#?}");
         }
     }
     assert!(acknowledged > crashes as usize, "{acknowledged} changes were acknowledged");

@@ -107,3 +107,51 @@ fn limits_are_shown_as_they_can_be_written() {
     let own = &shown["routes"][0]["limit"];
     assert_eq!((&own["max_delay"], &own["name"]), (&"250ms".into(), &serde_json::Value::Null));
 }
+
+#[test]
+fn limits_are_shared_as_soon_as_there_is_a_store_and_shadows_never() {
+    use crate::policy::limit::{OnStoreFailure, Store};
+    let store = |redis: &str, text: &str| good(&(redis.to_owned() + &limits(text))).limits[0].store;
+    let redis = "redis: {url: \"redis://127.0.0.1:6379\"}\n";
+    let shared = Store::Shared;
+    for (section, text, expected) in [
+        ("", "rate: 1/s, burst: 1", Store::Local),
+        (redis, "rate: 1/s, burst: 1", shared(OnStoreFailure::FairShare)),
+        (redis, "rate: 1/s, burst: 1, store: local", Store::Local),
+        (redis, "rate: 1/s, burst: 1, shadow: true", Store::Local),
+        (redis, "rate: 1/s, burst: 1, on_store_failure: allow", shared(OnStoreFailure::Allow)),
+        (
+            redis,
+            "rate: 1/s, burst: 1, store: shared, on_store_failure: deny",
+            shared(OnStoreFailure::Deny),
+        ),
+    ] {
+        assert_eq!(store(section, text), expected, "{section}{text}");
+    }
+    let quota =
+        good(&(redis.to_owned() + &limits("rate: 1/s, burst: 1, quota: {limit: 9, per: day}")));
+    assert_eq!(quota.limits[1].store, shared(OnStoreFailure::FairShare), "the quota as well");
+    let shown = effective(&quota);
+    let written = &shown["limits"][0];
+    assert_eq!(
+        (&written["store"], &written["on_store_failure"]),
+        (&"shared".into(), &"fair_share".into())
+    );
+}
+
+#[test]
+fn a_store_that_is_not_there_cannot_be_named() {
+    let redis = "redis: {url: \"redis://127.0.0.1:6379\"}\n";
+    let cases = [
+        ("", "store: shared", "limits[0].store: a shared limit needs a store"),
+        ("", "on_store_failure: allow", "limits[0].on_store_failure: this limit is local"),
+        (redis, "store: local, on_store_failure: allow", "limits[0].on_store_failure: this limit"),
+        (redis, "store: shared, shadow: true", "limits[0].store: a shadow is kept by each"),
+        (redis, "store: far", "limits[0].store: \"far\""),
+        (redis, "on_store_failure: never", "limits[0].on_store_failure: \"never\""),
+    ];
+    let cases = cases.map(|(redis, text, message)| {
+        (redis.to_owned() + &limits(&format!("rate: 1/s, burst: 1, {text}")), message)
+    });
+    refused(&cases.each_ref().map(|(text, message)| (&**text, *message)));
+}

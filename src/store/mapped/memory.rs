@@ -1,5 +1,5 @@
-//! The table's memory: a mapped file, or pages of this process alone. The only unsafe code of the
-//! gateway.
+//! Memory that is not the allocator's: a mapped file, or pages of this process alone. The only
+//! unsafe code of the gateway.
 //!
 //! What could go wrong with a mapped file, and why it does not:
 //!
@@ -26,6 +26,8 @@ use portable_atomic::AtomicU128;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
 
 /// Where a table is. That of a file is shared with whoever else has it.
 pub(in super::super) struct Memory {
@@ -69,19 +71,9 @@ impl Memory {
 
     /// `sets` empty sets that end with the process; the header before them is never written.
     ///
-    /// In huge pages where the system has some to give: next to nothing that a request needs of
-    /// the table is near anything else, so in small pages nearly every charge would first wait
-    /// for where its page is. The allocator asks for none (docs/ARCHITECTURE.md), which is why
-    /// this does not come from it.
     pub(in super::super) fn anonymous(sets: usize) -> Memory {
         let bytes = sets.saturating_mul(size_of::<Set>()).saturating_add(header::BYTES);
-        let Ok(map) = MmapMut::map_anon(bytes) else {
-            // As whenever there is no memory.
-            handle_alloc_error(Layout::new::<Set>());
-        };
-        // The table is as good in small pages, only slower.
-        let _ = map.advise(Advice::HugePage);
-        let memory = Memory { map: map.into(), sets };
+        let memory = Memory { map: anonymous(bytes), sets };
         // Whatever memory is missing is so now and not at some request.
         memory.sets().iter().for_each(Set::touch);
         memory
@@ -112,5 +104,57 @@ impl Memory {
         // bits make an `AtomicU64`; the memory stays mapped while `self` is borrowed, and what
         // others write meanwhile, they write atomically, as we do.
         unsafe { &*first }
+    }
+}
+
+/// Zeros that end with the process.
+///
+/// In huge pages where the system has some to give: next to nothing that a request needs of a
+/// table is near anything else, so in small pages nearly every look would first wait for where
+/// its page is. The allocator asks for none (docs/ARCHITECTURE.md), which is why this does not
+/// come from it. Less than a huge page is small pages, and what is not written takes no memory.
+fn anonymous(bytes: usize) -> MmapRaw {
+    let Ok(map) = MmapMut::map_anon(bytes) else {
+        // As whenever there is no memory.
+        handle_alloc_error(Layout::new::<Line>());
+    };
+    // It is as good in small pages, only slower.
+    let _ = map.advise(Advice::HugePage);
+    map.into()
+}
+
+/// The words of a cache line.
+#[repr(align(64))]
+pub struct Line(pub [AtomicU64; 8]);
+
+/// Lines of zeros to begin with, in huge pages where there are some; they end with the process.
+pub struct Lines {
+    /// As long as `count` lines, of which there is at least one.
+    map: MmapRaw,
+    count: usize,
+}
+
+const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
+
+impl Lines {
+    /// So many lines, at least one.
+    pub fn new(count: usize) -> Lines {
+        let count = count.max(1);
+        Lines { map: anonymous(count.saturating_mul(size_of::<Line>())), count }
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    #[inline]
+    #[allow(unsafe_code, reason = "the lines are in memory that Rust did not allocate")]
+    fn deref(&self) -> &[Line] {
+        // SAFETY: the map begins on a page, which aligns it for lines, and is `count` of them
+        // long (the constructor multiplied; had that overflowed, there would be no map). It is
+        // initialised, as an anonymous page reads as zeros, and any bits make an `AtomicU64`. It
+        // stays mapped while `self` is borrowed and nobody else knows of it; a `Line` is nothing
+        // but atomics. The length is below `isize::MAX`, or the map would not exist.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<Line>(), self.count) }
     }
 }

@@ -21,6 +21,7 @@ mod tests;
 
 pub use files::Lock;
 pub(super) use memory::Memory;
+pub use memory::{Line, Lines};
 pub use timeline::{Boot, Reading};
 
 use super::carry::carry_over;

@@ -60,6 +60,14 @@ const WARY: BreakerPolicy = BreakerPolicy {
     ..HASTY
 };
 
+/// Most of four calls, of two after a hint.
+const WARY_COUNTING: BreakerPolicy = BreakerPolicy {
+    consecutive_failures: None,
+    failure_ratio: Some(Share::from_percent(40)),
+    min_requests: 4,
+    ..WARY
+};
+
 /// Nothing but an operator.
 const FORCED_ONLY: BreakerPolicy = BreakerPolicy::NEVER;
 
@@ -117,9 +125,11 @@ fn every_history_of_a_careful_breaker_is_as_it_should_be() {
 }
 
 #[test]
-fn every_history_of_14_events_of_a_wary_breaker_is_as_it_should_be() {
-    let (states, _) = explore(&WARY, 14, true);
-    assert!(states > 5_000, "{states} states");
+fn every_history_of_8_events_of_a_wary_breaker_is_as_it_should_be() {
+    for policy in [WARY, WARY_COUNTING] {
+        let (states, _) = explore(&policy, 8, true);
+        assert!(states > 500, "{states} states");
+    }
 }
 
 #[test]
@@ -136,14 +146,14 @@ fn every_history_of_10_events_of_a_breaker_that_counts_is_as_it_should_be() {
 
 #[test]
 fn histories_that_are_not_merged_are_as_they_should_be() {
-    for policy in [HASTY, CAREFUL, COUNTING, WARY, FORCED_ONLY] {
+    for policy in [HASTY, CAREFUL, COUNTING, WARY, WARY_COUNTING, FORCED_ONLY] {
         explore(&policy, 5, false);
     }
 }
 
 #[test]
 fn long_histories_are_as_they_should_be() {
-    for policy in [HASTY, CAREFUL, COUNTING, WARY, FORCED_ONLY] {
+    for policy in [HASTY, CAREFUL, COUNTING, WARY, WARY_COUNTING, FORCED_ONLY] {
         walk(&policy, 300);
     }
 }

@@ -144,8 +144,9 @@ impl World {
             let around = [time - 1, time, time + 1].into_iter().filter(|time| *time > self.now);
             events.extend(around.map(Event::WaitUntil));
         }
-        // Elsewhere it is the same event over and over.
-        if self.policy.alerted() != self.policy {
+        // Where it changes little, most histories would be of hints.
+        let most = self.policy.consecutive_failures.unwrap_or(self.policy.min_requests);
+        if most > 3 {
             events.push(Event::Hint);
         }
         events.extend([Want::Open, Want::Closed, Want::Auto].map(Event::Force));
