@@ -1,7 +1,10 @@
 //! A Redis of the benchmark's own, and what it says of itself.
 
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -30,18 +33,13 @@ impl Redis {
         Self::start_after(bench, name, options, Vec::new())
     }
 
-    /// One that takes the time from a file, which says how far from the truth it is.
+    /// One whose clock can be stepped.
     pub(crate) fn with_clock(bench: &Bench<'_>, name: &str) -> anyhow::Result<(Self, Clock)> {
-        let clock = Clock { file: bench.dir.join(format!("{name}.clock")) };
-        clock.step("+0")?;
-        let library = false_time()?;
+        let clock = Clock::new(bench, name)?;
         let before = vec![
             "env".to_owned(),
-            format!("LD_PRELOAD={}", library.display()),
-            format!("FAKETIME_TIMESTAMP_FILE={}", clock.file.display()),
-            "FAKETIME_NO_CACHE=1".to_owned(),
-            // What it waits by is not what it tells scripts.
-            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+            format!("LD_PRELOAD={}", clock.library.display()),
+            format!("CLOCK_OFFSET={}", clock.file.display()),
         ];
         Ok((Self::start_after(bench, name, &[], before)?, clock))
     }
@@ -54,8 +52,10 @@ impl Redis {
     ) -> anyhow::Result<Self> {
         let [address] = free_addresses()?;
         let port = address.port().to_string();
-        let own = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-        let options = own.iter().chain(options).map(|&option| option.to_owned()).collect();
+        let dir = bench.dir.to_str().context("the temporary folder's name is not text")?;
+        let own = ["--port", &port, "--bind", "127.0.0.1", "--dir", dir];
+        let own = own.into_iter().chain(["--save", "", "--appendonly", "no"]);
+        let options = own.chain(options.iter().copied()).map(str::to_owned).collect();
         let mut redis = Self { name: name.to_owned(), address, options, before, process: None };
         redis.run(bench)?;
         Ok(redis)
@@ -122,24 +122,29 @@ impl Redis {
     }
 }
 
-/// The clock of a server.
+/// The clock of a server: the true one, and a number of seconds.
 pub(crate) struct Clock {
+    library: PathBuf,
     file: PathBuf,
 }
 
 impl Clock {
-    /// Sets it so far from the truth, such as `+3600`, all at once.
-    pub(crate) fn step(&self, offset: &str) -> anyhow::Result<()> {
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, format!("{offset}\n"))?;
-        // A file that is being written would be read as something else.
-        Ok(std::fs::rename(new, &self.file)?)
+    /// Builds what a server has to load for it.
+    fn new(bench: &Bench<'_>, name: &str) -> anyhow::Result<Self> {
+        let in_dir = |ending: &str| bench.dir.join(format!("{name}-clock.{ending}"));
+        let (source, library, file) = (in_dir("c"), in_dir("so"), in_dir("offset"));
+        fs::write(&source, include_str!("clock.c"))?;
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]);
+        ensure!(compiler.status()?.success(), "cc cannot build the clock");
+        fs::write(&file, 0_i64.to_ne_bytes())?;
+        Ok(Self { library, file })
     }
-}
 
-/// The library that makes a program believe in another time.
-fn false_time() -> anyhow::Result<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib")?.filter_map(|folder| Some(folder.ok()?.path()));
-    let mut libraries = folders.map(|folder| folder.join("faketime/libfaketime.so.1"));
-    libraries.find(|file| file.exists()).context("libfaketime is not installed")
+    /// Sets it so many seconds from the truth, at once.
+    pub(crate) fn step(&self, seconds: i64) -> anyhow::Result<()> {
+        // In place: the server has mapped these eight bytes.
+        let file = File::options().write(true).open(&self.file)?;
+        Ok(file.write_all_at(&seconds.to_ne_bytes(), 0)?)
+    }
 }

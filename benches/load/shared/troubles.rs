@@ -231,7 +231,7 @@ impl Stage {
 
     fn step(&self, seconds: i64) -> anyhow::Result<()> {
         let before = self.redis.time()?;
-        self.clock.as_ref().context("no clock")?.step(&format!("{seconds:+}"))?;
+        self.clock.as_ref().context("no clock")?.step(seconds)?;
         poll_until(Duration::from_secs(1), || {
             let stepped = self.redis.time()? - before;
             ensure!((stepped - seconds).abs() < 10, "the clock of Redis stepped {stepped} s");
