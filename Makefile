@@ -34,7 +34,7 @@ BUILD_NEEDS = 'cc:gcc' '/usr/include/stdlib.h:libc6-dev' 'cmake:cmake' \
 # chromium opens the Swagger UI; systemd-analyze judges the unit; the tests start Redis servers
 # of their own, with certificates made by openssl.
 TEST_NEEDS = 'curl:curl' 'redis-server:redis-server' 'openssl:openssl' 'systemd-analyze:systemd' 'chromium|chromium-browser:chromium|chromium-browser'
-BENCH_NEEDS = 'wrk:wrk' 'nginx:nginx' 'haproxy:haproxy' 'slowhttptest:slowhttptest'
+BENCH_NEEDS = 'wrk:wrk' 'nginx:nginx' 'haproxy:haproxy' 'slowhttptest:slowhttptest' 'redis-server:redis-server'
 
 .PHONY: build run test simulate bench load install uninstall deb lint-deploy fmt check audit build-needs
 .DEFAULT_GOAL := build

@@ -138,6 +138,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) log: Option<&'a Path>,
     /// Whether it has a breaker, retries and a cap on concurrency.
     pub(crate) is_contained: bool,
+    /// Where it shares its limits, if it does.
+    pub(crate) redis: Option<SocketAddr>,
 }
 
 /// Where a gateway listens.
@@ -156,13 +158,17 @@ pub(crate) fn tollgate(listeners: Listeners, upstream: SocketAddr, setup: Setup<
         None => "none".to_owned(),
     };
     let (breaker, retry) = if setup.is_contained { (CONTAINMENT, RETRY) } else { ("", "") };
+    let redis = match setup.redis {
+        Some(address) => format!("\nredis: {{url: \"redis://{address}\"}}"),
+        None => String::new(),
+    };
     format!(
         "server:
   listen: {data}
   workers: 1
   access_log: {access_log}
 admin: {{listen: \"{admin}\"}}
-metrics: {{listen: \"{metrics}\"}}
+metrics: {{listen: \"{metrics}\"}}{redis}
 limiter: {{slots: {slots}}}
 clients:
   identify: [{{header: X-Client-ID}}, ip]

@@ -1,6 +1,7 @@
 //! The load benchmark: Tollgate as a whole process against a bare Pingora
-//! proxy, nginx and HAProxy, in CPU per request, throughput and memory; and
-//! what its clients notice of a failing or overloaded upstream.
+//! proxy, nginx and HAProxy, in CPU per request, throughput and memory; what
+//! its clients notice of a failing or overloaded upstream; and limits that
+//! several gateways share.
 //!
 //! Everything runs on loopback ports that were free, in a temporary folder,
 //! and ends with the benchmark. `cargo bench --bench load -- --help` lists the
@@ -18,6 +19,7 @@ mod options;
 mod process;
 mod report;
 mod rounds;
+mod shared;
 mod wrk;
 
 use std::net::SocketAddr;
@@ -41,7 +43,7 @@ const SMALL_SLOTS: u64 = 1 << 16;
 const BYTES_PER_SLOT: u64 = 16;
 /// Tollgate with everything on.
 pub(crate) const EVERYTHING: Setup<'static> =
-    Setup { slots: DEFAULT_SLOTS, log: None, is_contained: true };
+    Setup { slots: DEFAULT_SLOTS, log: None, is_contained: true, redis: None };
 /// Open files beyond the idle connections that a contender may need.
 const SPARE_FILES: u64 = 4096;
 
@@ -129,15 +131,21 @@ fn run(options: &Options) -> anyhow::Result<()> {
             Err(error) => problems.push(format!("{error:#}")),
         }
     }
+    let shared = shared::measure(&bench, options);
+    problems.extend(shared.problems.iter().cloned());
+    missed.extend(shared.missed.iter().cloned());
     text.push_str(
         "## Again\n\n`make bench` installs what is missing and runs this; \
                    `cargo bench --bench load -- --quick` tries it in a minute or two.\n",
     );
-    println!("\n{text}");
+    println!("\n{text}\n{}", shared.text);
     if !problems.is_empty() {
         bail!("the figures prove nothing, because:\n  {}", problems.join("\n  "));
     }
     keep(&text, options)?;
+    if options.is_complete_of_shared() {
+        shared.keep()?;
+    }
     if !missed.is_empty() {
         bail!("missed:\n  {}", missed.join("\n  "));
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 
 use crate::Contender;
 use crate::rounds::Pace;
+use crate::shared::troubles::Trouble;
 
 pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --quick            short rounds to try it out; leaves benches/RESULTS.md alone
@@ -13,7 +14,11 @@ pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --seconds N        length of a round of one contender (4)
   --connections N    idle connections for the memory figures (5000)
   --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
-                     overload, reload, upgrade, hostile or slow-readers; may be repeated
+                     overload, reload, upgrade, hostile, slow-readers, shared-accuracy,
+                     shared-cost or shared-faults; may be repeated
+  --fault NAME       of shared-faults only this one: killed, frozen, paused, slow-5ms,
+                     slow-30ms, resets, script-flush, flushall, oom, failover,
+                     clock-forward, clock-back, partition or slots-moved; may be repeated
   --without NAME     leave out tollgate, bare, nginx or haproxy; may be repeated";
 
 /// What can be measured.
@@ -30,10 +35,13 @@ pub(crate) enum Part {
     Upgrade,
     Hostile,
     SlowReaders,
+    SharedAccuracy,
+    SharedCost,
+    SharedFaults,
 }
 
 impl Part {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 14] = [
         Self::Forward,
         Self::Refuse,
         Self::Open,
@@ -45,6 +53,9 @@ impl Part {
         Self::Upgrade,
         Self::Hostile,
         Self::SlowReaders,
+        Self::SharedAccuracy,
+        Self::SharedCost,
+        Self::SharedFaults,
     ];
 
     fn parse(name: &str) -> anyhow::Result<Self> {
@@ -60,6 +71,9 @@ impl Part {
             "upgrade" => Self::Upgrade,
             "hostile" => Self::Hostile,
             "slow-readers" => Self::SlowReaders,
+            "shared-accuracy" => Self::SharedAccuracy,
+            "shared-cost" => Self::SharedCost,
+            "shared-faults" => Self::SharedFaults,
             _ => bail!("no case {name:?}; see --help"),
         })
     }
@@ -67,6 +81,11 @@ impl Part {
     /// Whether contenders take turns in it.
     pub(crate) fn compares_cpu(self) -> bool {
         matches!(self, Self::Forward | Self::Refuse | Self::Open | Self::Log)
+    }
+
+    /// Whether it is about limits that gateways share.
+    pub(crate) fn is_shared(self) -> bool {
+        matches!(self, Self::SharedAccuracy | Self::SharedCost | Self::SharedFaults)
     }
 
     /// Whether it needs what the comparison compares with.
@@ -82,6 +101,7 @@ pub(crate) struct Options {
     pub(crate) connections: usize,
     pub(crate) parts: Vec<Part>,
     pub(crate) without: Vec<Contender>,
+    troubles: Vec<Trouble>,
     quick: bool,
 }
 
@@ -95,6 +115,7 @@ impl Options {
             connections: 5000,
             parts: Vec::new(),
             without: Vec::new(),
+            troubles: Vec::new(),
             quick: false,
         };
         let mut args = args;
@@ -113,6 +134,7 @@ impl Options {
                 "--seconds" => options.pace.seconds = value()?.parse::<u64>()?.max(1),
                 "--connections" => options.connections = value()?.parse::<usize>()?.max(1),
                 "--case" => options.parts.push(Part::parse(&value()?)?),
+                "--fault" => options.troubles.push(Trouble::parse(&value()?)?),
                 "--without" => options.without.push(Contender::parse(&value()?)?),
                 _ => bail!("unknown argument {arg:?}\n{USAGE}"),
             }
@@ -136,8 +158,25 @@ impl Options {
         !self.without.contains(&contender)
     }
 
+    /// How long a load on gateways that share limits goes on.
+    pub(crate) fn shared_length(&self) -> Duration {
+        Duration::from_secs(if self.quick { 3 } else { 10 })
+    }
+
+    /// What happens to Redis.
+    pub(crate) fn troubles(&self) -> Vec<Trouble> {
+        if self.troubles.is_empty() { Trouble::ALL.to_vec() } else { self.troubles.clone() }
+    }
+
     /// Whether this run is whole enough to be kept as the project's results.
     pub(crate) fn is_complete(&self) -> bool {
-        !self.quick && self.without.is_empty() && Part::ALL.iter().all(|part| self.wants(*part))
+        let mut parts = Part::ALL.iter().filter(|part| !part.is_shared());
+        !self.quick && self.without.is_empty() && parts.all(|part| self.wants(*part))
+    }
+
+    /// The same for what is shared, whose results are kept apart.
+    pub(crate) fn is_complete_of_shared(&self) -> bool {
+        let mut parts = Part::ALL.iter().filter(|part| part.is_shared());
+        !self.quick && self.troubles.is_empty() && parts.all(|part| self.wants(*part))
     }
 }

@@ -102,6 +102,13 @@ impl Process {
         send_signal("STOP", &[self.child.id()]);
     }
 
+    /// Ends the child as no handler of signals can see, and waits until it has ended.
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Asks the child to finish what it has and to end, and waits until it has.
     pub(crate) fn drain(&mut self) -> anyhow::Result<()> {
         signal("TERM", self.child.id());
@@ -129,6 +136,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Its id may be somebody else's by now.
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         if self.is_frozen {
             send_signal("CONT", &[self.child.id()]);
         }

@@ -12,6 +12,7 @@
 mod support;
 
 mod alerts;
+mod compose;
 mod containers;
 mod metrics;
 mod promql;

@@ -12,4 +12,6 @@ mod support;
 mod accounts;
 mod algorithms;
 mod gateways;
+mod judging;
+mod partition;
 mod store;
