@@ -69,6 +69,7 @@ impl Sharing<'_> {
         at: Moment,
         clock: impl Fn() -> u64,
     ) -> Decided {
+        let Paid { receipt, payments } = paid;
         let is_shared = |demand: &&Demand<'_>| {
             store_of(self.generation, toll.route, demand.policy) != Store::Local
         };
@@ -79,7 +80,7 @@ impl Sharing<'_> {
             let Demand { key, cost, .. } = *demand;
             if cost == 0 || self.limits.spend(key, demand.meter.burst(), cost, at.ns) {
                 if cost > 0 {
-                    paid.payments.push(Payment::Leased { key, cost });
+                    payments.push(Payment::Leased { key, cost });
                 }
                 tightest = tighter(tightest, Standing { wait_ns: Some(0), ..standing });
             } else if let Some(wait_ns) = limiter.remembered_wait_ns(key, cost, at.ns) {
@@ -96,7 +97,7 @@ impl Sharing<'_> {
                 local.iter().map(|demand| limiter.foresee(demand, overflow, at.ns).standing);
             return Decided::Now(Verdict::Refused(others.fold(standing, Standing::longer)));
         }
-        match limiter.decide(&local, overflow, paid.receipt, at.ns, clock) {
+        match limiter.decide(&local, overflow, receipt, at.ns, clock) {
             Verdict::Admitted(standing) if !wishes.is_empty() => {
                 let tightest = standing.map_or(tightest, |standing| tighter(tightest, standing));
                 let met = demands.iter().map(|demand| demand.policy).collect();
@@ -165,6 +166,7 @@ impl Sharing<'_> {
         at: Moment,
         clock: impl Fn() -> u64,
     ) -> Verdict {
+        let Paid { receipt, payments } = paid;
         let limiter = &self.gateway.limiter;
         if let Some(wish) = wishes.iter().find(|wish| wish.on_failure == OnStoreFailure::Deny) {
             let standing = limiter.peek(&demand(wish, &wish.algorithm, at), at.ns);
@@ -179,11 +181,11 @@ impl Sharing<'_> {
         let mut own = Receipt::default();
         let overflow = overflow_bucket(self.generation);
         let verdict = limiter.decide(&demands, overflow, &mut own, at.ns, clock);
-        paid.receipt.append(own);
+        receipt.append(own);
         if let Verdict::Admitted(_) = verdict {
             for wish in wishes {
                 self.limits.owe(wish, at.ns);
-                paid.payments.push(Payment::Owed { key: wish.key, cost: wish.cost });
+                payments.push(Payment::Owed { key: wish.key, cost: wish.cost });
             }
         }
         verdict
