@@ -4,7 +4,7 @@
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::mapped::TableFile;
 use super::table::{Charge, Class, Payment, Place, Table};
-use crate::policy::gcra::{self, Answer};
+use crate::policy::gcra::{self, Answer, Level};
 use crate::policy::leaky_bucket;
 use crate::policy::limit::{MAX_LIMITS, MAX_ROLES};
 use crate::policy::meter::Meter;
@@ -58,35 +58,12 @@ impl Standing {
         wait_ns: Option<u64>,
         now: u64,
     ) -> Standing {
-        let Meter::TokenBucket(bucket) = limit else {
-            return Standing::of_any(demand, limit, state, wait_ns, now);
-        };
-        let level = gcra::level(bucket, state, now);
-        let (burst, window_seconds) = (bucket.burst(), bucket.window_seconds());
-        // The rounded emission interval may put the bucket a hair beyond its window.
-        let full_in_seconds = level.full_in_ns.div_ceil(1_000_000_000).min(window_seconds);
-        let (policy, tokens) = (demand.policy, level.tokens);
-        Standing { policy, burst, window_seconds, tokens, full_in_seconds, wait_ns }
-    }
-
-    #[inline(never)]
-    fn of_any(
-        demand: &Demand<'_>,
-        limit: Meter<'_>,
-        state: u64,
-        wait_ns: Option<u64>,
-        now: u64,
-    ) -> Standing {
-        let level = limit.level(state, now);
+        let (policy, level) = (demand.policy, level_of(limit, state, now));
+        let (burst, window_seconds) = (limit.burst(), limit.window_seconds());
+        // The rounded emission interval may put a bucket a hair beyond its window.
         let full_in_seconds = level.full_in_ns.div_ceil(1_000_000_000);
-        Standing {
-            policy: demand.policy,
-            burst: limit.burst(),
-            window_seconds: limit.window_seconds(),
-            tokens: level.tokens,
-            full_in_seconds: full_in_seconds.min(limit.max_reset_seconds()),
-            wait_ns,
-        }
+        let full_in_seconds = full_in_seconds.min(limit.max_reset_seconds());
+        Standing { policy, burst, window_seconds, tokens: level.tokens, full_in_seconds, wait_ns }
     }
 
     /// Whether it refuses the request now.
@@ -446,5 +423,19 @@ fn limit_at<'a>(place: Place, own: Meter<'a>, overflow: &'a TokenBucket) -> Mete
     match place {
         Place::Own => own,
         Place::Overflow => Meter::TokenBucket(overflow),
+    }
+}
+
+/// Reads a token bucket's level here, and any other behind a call: one that gives two numbers, for
+/// what gives more goes through memory, and every admission would with it.
+#[inline]
+fn level_of(limit: Meter<'_>, state: u64, now: u64) -> Level {
+    #[inline(never)]
+    fn of_another(limit: Meter<'_>, state: u64, now: u64) -> Level {
+        limit.level(state, now)
+    }
+    match limit {
+        Meter::TokenBucket(bucket) => gcra::level(bucket, state, now),
+        other => of_another(other, state, now),
     }
 }
