@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// What ours may cost.
+#[derive(Clone, Copy)]
 pub(crate) enum Bound {
     /// So much of what the other costs.
     Ratio(f64),

@@ -253,50 +253,36 @@ struct Url {
 impl Url {
     /// What is wrong is said without the text itself, which may hold a password.
     fn parse(text: &str, default_port: u16) -> Result<Url, String> {
-        let wrong =
-            |why: &str| Err(format!("is not a URL of Redis: {why}; write for example {EXAMPLE}"));
-        let (scheme, rest) = match text.split_once("://") {
-            Some((scheme, rest)) => (scheme, rest),
-            None => return wrong("it does not begin with redis:// or rediss://"),
-        };
-        let is_tls = match scheme {
-            "redis" | "valkey" => false,
-            "rediss" | "valkeys" => true,
-            _ => return wrong("it does not begin with redis:// or rediss://"),
-        };
+        Url::read(text, default_port)
+            .map_err(|why| format!("is not a URL of Redis: {why}; write for example {EXAMPLE}"))
+    }
+
+    fn read(text: &str, default_port: u16) -> Result<Url, &'static str> {
+        let scheme = text.split_once("://").and_then(|(scheme, rest)| match scheme {
+            "redis" | "valkey" => Some((false, rest)),
+            "rediss" | "valkeys" => Some((true, rest)),
+            _ => None,
+        });
+        let (is_tls, rest) = scheme.ok_or("it does not begin with redis:// or rediss://")?;
         if rest.contains(['?', '#']) {
-            return wrong("it has ? or #; in a password write %3F and %23");
+            return Err("it has ? or #; in a password write %3F and %23");
         }
         let (rest, database) = rest.split_once('/').unwrap_or((rest, ""));
         let database = match database {
             "" => 0,
-            text => match value::count(text, 0..=MAX_DATABASE) {
-                Ok(database) => database,
-                Err(_) => {
-                    return wrong(
-                        "after the / comes the number of a database (in a password write %2F)",
-                    );
-                }
-            },
+            text => value::count(text, 0..=MAX_DATABASE).map_err(
+                |_| "after the / comes the number of a database (in a password write %2F)",
+            )?,
         };
-        let (credentials, place) = match rest.rsplit_once('@') {
-            Some((credentials, place)) => (credentials, place),
-            None => ("", rest),
-        };
-        let (username, password) = match credentials.split_once(':') {
-            Some((username, password)) => (username, Some(password)),
-            None => (credentials, None),
-        };
-        let Some(server) = server(place, default_port) else {
-            return wrong("it has no host, or its port is not between 1 and 65535");
-        };
-        let (Some(username), Some(password)) =
-            (decoded(username), decoded(password.unwrap_or_default()))
-        else {
-            return wrong("a % in user or password is not followed by two hexadecimal digits");
+        let (credentials, place) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let (username, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+        let server = server(place, default_port)
+            .ok_or("it has no host, or its port is not between 1 and 65535")?;
+        let (Some(username), Some(password)) = (decoded(username), decoded(password)) else {
+            return Err("a % in user or password is not followed by two hexadecimal digits");
         };
         if !username.is_empty() && password.is_empty() {
-            return wrong("it has a user and no password; for a password alone write :password@");
+            return Err("it has a user and no password; for a password alone write :password@");
         }
         Ok(Url {
             server,

@@ -73,19 +73,10 @@ impl Connector {
             provide_cryptography();
         }
         let certificates = authorities(config)?;
-        let settings = |username: &Option<String>, password: &Option<config::Secret>| {
-            let mut settings = RedisConnectionInfo::default().set_lib_name("tollgate", VERSION);
-            if let Some(username) = username {
-                settings = settings.set_username(username);
-            }
-            if let Some(password) = password {
-                settings = settings.set_password(password.expose());
-            }
-            settings
-        };
-        let of_data = settings(&config.username, &config.password).set_db(config.database.into());
+        let of_data = settings(config.username.as_deref(), config.password.as_ref())
+            .set_db(config.database.into());
         let of_servers = match &config.sentinel {
-            Some(sentinel) => settings(&sentinel.username, &sentinel.password),
+            Some(sentinel) => settings(sentinel.username.as_deref(), sentinel.password.as_ref()),
             None => of_data.clone(),
         };
         let servers = config.servers.iter().map(|server| {
@@ -251,6 +242,18 @@ fn cluster(
         builder = builder.certs(certificates.clone());
     }
     builder.build()
+}
+
+/// Who the gateway is to a server.
+fn settings(username: Option<&str>, password: Option<&config::Secret>) -> RedisConnectionInfo {
+    let mut settings = RedisConnectionInfo::default().set_lib_name("tollgate", VERSION);
+    if let Some(username) = username {
+        settings = settings.set_username(username);
+    }
+    if let Some(password) = password {
+        settings = settings.set_password(password.expose());
+    }
+    settings
 }
 
 /// How a connection behaves: who waits says how long, not the client.

@@ -1,8 +1,9 @@
 //! Keeps the connection to Redis up: connects, probes, connects again.
 
 use super::connector::Connection;
-use super::link::{Link, LinkError, Symptom, Way, run_on};
+use super::link::{Link, Way, run_on};
 use super::script::Script;
+use super::symptom::{LinkError, Symptom};
 use crate::clock;
 use redis::RedisResult;
 use std::pin::pin;

@@ -8,15 +8,15 @@ use super::channels::{Channels, Messages};
 use super::connector::{Connection, Connector, Unusable};
 use super::gate::{Change, Gate, Opening};
 use super::script::Script;
+use super::symptom::{LinkError, Symptom};
 use crate::clock;
 use crate::config;
 use crate::metrics::{RedisMetrics, RedisOutcome};
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value};
+use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, ToRedisArgs, Value};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -24,35 +24,6 @@ use tokio::time::timeout;
 #[derive(Clone)]
 pub struct Link {
     pub(super) shared: Arc<Shared>,
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, Error)]
-pub enum LinkError {
-    /// Redis is not asked at the moment. Nothing was sent.
-    #[error("Redis is not asked")]
-    Down,
-    /// Redis may have executed it, or may yet.
-    #[error("no answer in time")]
-    Timeout,
-    /// Others found that Redis does not answer while this call waited. It may have been executed,
-    /// or may yet.
-    #[error("it stopped answering")]
-    Cut,
-    /// The connection broke. It may have been executed.
-    #[error("the connection broke: {0}")]
-    Broken(RedisError),
-    /// Redis answered by an error. Commands and scripts that check before they write have
-    /// changed nothing.
-    #[error("it refused: {0}")]
-    Refused(RedisError),
-}
-
-impl LinkError {
-    /// Whether Redis may have executed what was asked, or may yet.
-    pub fn may_have_run(&self) -> bool {
-        matches!(self, LinkError::Timeout | LinkError::Cut | LinkError::Broken(_))
-    }
 }
 
 /// What all clones of a link share with its keeper.
@@ -134,7 +105,7 @@ impl Link {
 
     /// Whether Redis is asked at the moment. One load.
     pub fn is_up(&self) -> bool {
-        self.shared.is_up.load(Ordering::Relaxed)
+        self.shared.is_up.load(Ordering::Acquire)
     }
 
     /// Tells when it is asked again, and when it is not.
@@ -347,7 +318,7 @@ impl Shared {
             ended: Notify::new(),
         });
         self.way.store(Some(way.clone()));
-        if !self.is_up.swap(true, Ordering::Relaxed) {
+        if !self.is_up.swap(true, Ordering::AcqRel) {
             log::info!("Redis is reached");
             self.is_told_down.store(false, Ordering::Relaxed);
             self.metrics.up.set(1);
@@ -365,63 +336,19 @@ impl Shared {
 
     /// What a gate that is shut means to those who ask. To be called with the gate held.
     fn close(&self, why: Option<&LinkError>) {
-        if let Some(way) = self.way.swap(None) {
-            way.end();
-        }
-        if self.is_up.swap(false, Ordering::Relaxed) {
+        // Whoever finds no way, or hears that it is over, finds it down.
+        let was_up = self.is_up.swap(false, Ordering::Release);
+        let way = self.way.swap(None);
+        if was_up {
             self.metrics.up.set(0);
             self.changes.send_replace(false);
+        }
+        if let Some(way) = way {
+            way.end();
         }
         if !self.is_told_down.swap(true, Ordering::Relaxed) {
             let why = why.map(ToString::to_string).unwrap_or_default();
             log::warn!("Redis is not asked until it answers again: {why}");
-        }
-    }
-}
-
-impl From<RedisError> for LinkError {
-    fn from(error: RedisError) -> LinkError {
-        match error.kind() {
-            ErrorKind::Io if error.is_timeout() => LinkError::Timeout,
-            ErrorKind::Io | ErrorKind::Parse => LinkError::Broken(error),
-            _ => LinkError::Refused(error),
-        }
-    }
-}
-
-/// What an error tells of Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Symptom {
-    /// Nothing: it is about this call alone.
-    None,
-    /// It is not well, or not in time.
-    Ill,
-    /// This connection is no more; another may do.
-    Gone,
-    /// What is asked is not who should be: after a failover, or before it can serve.
-    Misplaced,
-}
-
-impl Symptom {
-    pub(super) fn of(error: &LinkError, connection: &Connection) -> Symptom {
-        match error {
-            LinkError::Down | LinkError::Cut => Symptom::None,
-            LinkError::Timeout => Symptom::Ill,
-            LinkError::Broken(_) if connection.mends_itself() => Symptom::Ill,
-            LinkError::Broken(_) => Symptom::Gone,
-            LinkError::Refused(error) => Symptom::of_refusal(error),
-        }
-    }
-
-    fn of_refusal(error: &RedisError) -> Symptom {
-        match error.code() {
-            // A mistake in a script, or a key that holds something else.
-            Some("ERR" | "WRONGTYPE") => Symptom::None,
-            Some(
-                "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH" | "WRONGPASS",
-            ) => Symptom::Misplaced,
-            // OOM, MISCONF, NOREPLICAS, BUSY, NOPERM, TRYAGAIN and what there will be.
-            _ => Symptom::Ill,
         }
     }
 }

@@ -13,12 +13,14 @@ pub mod link;
 pub mod registry;
 pub mod roster;
 pub mod script;
+pub mod symptom;
 
 pub use connector::Unusable;
 pub use hints::Hints;
-pub use link::{Link, LinkError};
+pub use link::Link;
 pub use roster::Roster;
 pub use script::Script;
+pub use symptom::LinkError;
 
 use crate::config;
 use crate::metrics::Metrics;
@@ -67,7 +69,6 @@ impl Fleet {
             link.clone(),
             roster.clone(),
             id,
-            config.is_cluster,
             metrics.shared_limits.clone(),
         ));
         Ok(Arc::new(Fleet { id, link, roster, limits, hints: Hints::default() }))

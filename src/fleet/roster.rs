@@ -21,24 +21,7 @@ const KEPT_MS: u64 = 60_000;
 const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Enters a gateway, removes those that are silent, and counts those that live.
-///
-/// KEYS: the roster, a sorted set of gateways by the time of their last beat in microseconds.
-/// ARGV: the gateway; the silence in microseconds; how long the set is kept, in milliseconds.
-/// Returns how many live. The clock is that of Redis. A beat from a time that lies ahead, as
-/// after that clock was set back, is brought to the present, or it would outlive its gateway.
-static BEAT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local time = redis.call('TIME')\n\
-         local now = tonumber(time[1]) * 1000000 + tonumber(time[2])\n\
-         for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')) do\n\
-             redis.call('ZADD', KEYS[1], string.format('%.0f', now), ahead)\n\
-         end\n\
-         redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])\n\
-         redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now - tonumber(ARGV[2])))\n\
-         redis.call('PEXPIRE', KEYS[1], ARGV[3])\n\
-         return redis.call('ZCARD', KEYS[1])",
-    )
-});
+static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("roster.lua")));
 
 /// The gateways that live, as far as this one knows.
 pub struct Roster {

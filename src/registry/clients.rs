@@ -169,10 +169,10 @@ impl Shelf {
                 let place = Place { line: &lines[number], entry };
                 match place.condition().load(Ordering::Acquire) {
                     EMPTY => return Found::Room(place),
-                    found if found == condition => {
-                        if place.other().load(Ordering::Relaxed) == other {
-                            return Found::At(place);
-                        }
+                    found
+                        if found == condition && place.other().load(Ordering::Relaxed) == other =>
+                    {
+                        return Found::At(place);
                     }
                     _ => {}
                 }
@@ -270,7 +270,7 @@ impl Clients {
                 self.count.fetch_add(1, Ordering::Release);
             }
         }
-        self.fit(shelf);
+        self.fit(&shelf);
     }
 
     /// Takes a client out.
@@ -279,7 +279,7 @@ impl Clients {
         if let Found::At(place) = shelf.find(fingerprint) {
             self.take_out(place);
         }
-        self.fit(shelf);
+        self.fit(&shelf);
     }
 
     /// Takes out all that `is_kept` does not want.
@@ -288,7 +288,7 @@ impl Clients {
         for (place, _) in shelf.held().filter(|(_, fingerprint)| !is_kept(*fingerprint)) {
             self.take_out(place);
         }
-        self.fit(shelf);
+        self.fit(&shelf);
     }
 
     fn take_out(&self, place: Place<'_>) {
@@ -306,7 +306,7 @@ impl Clients {
         let number = shelf.tiers.len() as u32;
         let tiers = shelf.tiers.iter().chain([&name]).cloned().collect();
         let new = Shelf { lines: shelf.lines.clone(), tiers };
-        self.replace(shelf, new);
+        self.replace(&shelf, new);
         numbers.tiers.insert(name, number);
         number
     }
@@ -334,7 +334,7 @@ impl Clients {
     }
 
     /// Copies the clients into a table of the right size where `shelf` has another.
-    fn fit(&self, shelf: Arc<Shelf>) {
+    fn fit(&self, shelf: &Arc<Shelf>) {
         let count = self.len();
         if !shelf.is_unfit(self.used.load(Ordering::Relaxed), count) {
             return;
@@ -353,9 +353,9 @@ impl Clients {
 
     /// Puts a shelf in the place of the old one, which is freed here and not by a reader: they
     /// have it for the length of a look.
-    fn replace(&self, old: Arc<Shelf>, new: Shelf) {
+    fn replace(&self, old: &Arc<Shelf>, new: Shelf) {
         self.shelf.store(Arc::new(new));
-        while Arc::strong_count(&old) > 1 {
+        while Arc::strong_count(old) > 1 {
             std::thread::yield_now();
         }
     }

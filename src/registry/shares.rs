@@ -153,11 +153,11 @@ impl<'t> Shares<'t> {
         };
         let is_final = old.version.is_final || write == Write::Ended;
         let version = Version { is_final, counter, writer: self.writer };
+        if write != Write::Set && self.unshared.len()? >= MAX_UNSHARED {
+            return self.forget(&name);
+        }
         self.put(&name, version, write != Write::Set)?;
         let over = old.unshared_over.unwrap_or(old.version);
-        if write != Write::Set && self.unshared.len()? >= MAX_UNSHARED {
-            return Ok(());
-        }
         self.unshared.insert((counter, &*name), row(over)).map(drop)
     }
 

@@ -38,8 +38,9 @@ pub struct Account {
     /// At how many left more should be withdrawn, and not before when.
     refill_at: AtomicU64,
     not_before_ns: AtomicU64,
-    /// Tokens that were let pass without asking.
+    /// Tokens that were let pass without asking, and as many of them as the store has acknowledged.
     debt: AtomicU64,
+    acknowledged: AtomicU64,
     /// Tokens asked for on their own, which are demand too.
     asked: AtomicU64,
     /// Whether somebody is speaking with the store about it.
@@ -52,8 +53,6 @@ struct Books {
     algorithm: Algorithm,
     /// Granted and not handed back, in all.
     granted: u64,
-    /// The debt that the store has acknowledged.
-    acknowledged: u64,
     /// Demand and time at the last statement.
     demand: u64,
     at_ns: u64,
@@ -90,12 +89,12 @@ impl Account {
             refill_at: AtomicU64::new(0),
             not_before_ns: AtomicU64::new(0),
             debt: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
             books: Mutex::new(Books {
                 algorithm: algorithm.clone(),
                 granted: 0,
-                acknowledged: 0,
                 demand: 0,
                 at_ns: now_ns,
                 is_closed: false,
@@ -156,7 +155,7 @@ impl Account {
 
     /// Whether the store has still to be told of a debt.
     pub fn is_in_debt(&self) -> bool {
-        self.debt.load(Ordering::Acquire) > self.books().acknowledged
+        self.debt.load(Ordering::Acquire) > self.acknowledged.load(Ordering::Acquire)
     }
 
     /// The limit it is an account of.
@@ -180,13 +179,13 @@ impl Account {
 
     /// Closes an account in which nothing is and nothing happens, and says whether it has.
     pub fn close_if_idle(&self, now_ns: u64) -> bool {
-        if self.stranded(now_ns) > 0 || self.is_busy.load(Ordering::Acquire) {
+        let is_busy = self.is_busy.load(Ordering::Acquire);
+        if is_busy || self.stranded(now_ns) > 0 || self.is_in_debt() {
             return false;
         }
         let mut books = self.books();
         let is_quiet = now_ns.saturating_sub(books.at_ns) > IDLE.as_nanos() as u64;
-        let is_even = self.debt.load(Ordering::Acquire) == books.acknowledged;
-        let is_idle = is_quiet && is_even && self.demand(&books) == books.demand;
+        let is_idle = is_quiet && self.demand(&books) == books.demand;
         books.is_closed |= is_idle;
         is_idle
     }
@@ -215,7 +214,7 @@ impl Account {
             sequence: 1 + STATEMENTS.fetch_add(1, Ordering::Relaxed),
             kept,
             spent: books.granted.saturating_sub(kept),
-            debt_base: books.acknowledged,
+            debt_base: self.acknowledged.load(Ordering::Acquire),
             debt,
             want: target.min(ceiling.saturating_sub(kept)),
             length_ms: LENGTH.as_millis() as u64,
@@ -262,7 +261,7 @@ impl Conversation<'_> {
     pub fn settle(self, answer: &Answer) {
         let Account { tokens, ends_ns, .. } = self.account;
         let mut books = self.account.books();
-        books.acknowledged = self.statement.debt;
+        self.account.acknowledged.store(self.statement.debt, Ordering::Release);
         books.granted += answer.granted;
         let length_ns = (LENGTH - GUARD).as_nanos() as u64;
         // Where there was next to nothing there is no point in asking again at once.

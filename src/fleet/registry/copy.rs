@@ -26,8 +26,6 @@ pub(super) struct SharedCopy {
     keys: [String; 4],
     put: Script,
     changes: Script,
-    /// What the copy is called if it has no name.
-    name: String,
 }
 
 /// Whether entries that the copy does not have are put there.
@@ -64,7 +62,6 @@ impl SharedCopy {
             keys,
             put: Script::new(include_str!("put.lua")),
             changes: Script::new(include_str!("changes.lua")),
-            name: format!("{:016x}", fastrand::u64(..)),
         }
     }
 
@@ -100,7 +97,9 @@ impl SharedCopy {
 
     /// What changed behind a number, at most `most` changes.
     pub(super) async fn changes(&self, behind: u64, most: usize) -> Result<Changes, CopyError> {
-        let args = [behind.to_string(), most.to_string(), self.name.clone()];
+        // Another one each time: a copy that is lost again must not get its old name.
+        let name = format!("{:016x}", fastrand::u64(..));
+        let args = [behind.to_string(), most.to_string(), name];
         let answer = self.link.beat(&self.changes, &self.keys, &args, PATIENCE).await?;
         read(&texts(answer)?, behind, most).ok_or(CopyError::Answer)
     }
@@ -135,15 +134,19 @@ fn read(texts: &[Vec<u8>], behind: u64, most: usize) -> Option<Changes> {
     let text = |bytes: &[u8]| str::from_utf8(bytes).ok().map(str::to_owned);
     let number = |bytes: &[u8]| str::from_utf8(bytes).ok()?.parse::<u64>().ok();
     let [epoch, run, sequence, floor, rest @ ..] = texts else { return None };
-    let (mut entries, mut told) = (Vec::new(), behind);
+    let (mut entries, mut unread, mut told) = (Vec::new(), Vec::new(), behind);
     for change in rest.chunks(3) {
         let [at, name, value] = change else { return None };
         told = told.max(number(at)?);
         let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
         match Entry::read(&name, &value) {
             Ok(entry) => entries.push(entry),
-            Err(why) => log::warn!("{name:?} of the shared registry is left alone: {why}"),
+            Err(why) => unread.push((name.into_owned(), why)),
         }
+    }
+    if let Some((name, why)) = unread.first() {
+        let count = unread.len();
+        log::warn!("{count} entries of the shared registry are left alone, first {name:?}: {why}");
     }
     let (sequence, has_more) = (number(sequence)?, rest.len() / 3 >= most);
     Some(Changes {
