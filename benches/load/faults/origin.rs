@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::contenders::{Bench, START_DEADLINE};
 use crate::http;
@@ -27,6 +28,9 @@ static LARGE_BODY: [u8; 4 << 20] = [0; 4 << 20];
 /// What the kernel keeps of an answer for a gateway that does not take it yet: left to itself
 /// it would keep all of a large one, for each of thousands.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Connections that may wait to be accepted. Where one too many comes, its gateway hears nothing
+/// and tries again after a second, which is no failure of a gateway.
+const BACKLOG: i32 = 4096;
 /// The longest request head that is read.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
@@ -102,9 +106,7 @@ pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
         slots: slots.parse()?,
         status: status.parse()?,
     };
-    let listener = TcpListener::bind(address)?;
-    // Connections inherit it.
-    socket2::SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    let listener = listen(address.parse()?)?;
     let work = Arc::new(Work { kind, state: Mutex::default(), freed: Condvar::new() });
     for stream in listener.incoming() {
         let (stream, work) = (stream?, work.clone());
@@ -112,6 +114,16 @@ pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
         thread::spawn(move || work.converse(stream));
     }
     Ok(())
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// The requests of a server.

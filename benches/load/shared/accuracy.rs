@@ -84,7 +84,7 @@ fn try_limit(bench: &Bench<'_>, trial: &Trial) -> anyhow::Result<Vec<Outcome>> {
     let redis = Redis::start(bench, "redis", &[])?;
     let link = format!("url: \"redis://{}\"", redis.address);
     let tiers = [trial.tier.clone()];
-    let fleet = Fleet::start(bench, trial.tier.name, &tiers, [0; GATEWAYS].map(|_| link.clone()))?;
+    let fleet = Fleet::start(bench, trial.tier.name, &tiers, &[0; GATEWAYS].map(|_| link.clone()))?;
     let streams: Vec<Stream> = Pattern::ALL
         .iter()
         .zip(&trial.tier.clients)

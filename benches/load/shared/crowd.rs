@@ -21,7 +21,7 @@ pub(crate) const GATEWAYS: usize = 4;
 /// How long an answer is waited for.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// Requests under way at a time; one more counts as failed.
-const MAX_UNDER_WAY: usize = 8000;
+const MAX_UNDER_WAY: usize = 2000;
 /// A load that nobody stops ends by itself.
 const MAX_LENGTH: Duration = Duration::from_secs(180);
 const MAX_REQUESTS: u64 = 3_000_000;

@@ -58,7 +58,7 @@ impl Fleet {
         bench: &Bench<'_>,
         name: &str,
         tiers: &[Tier],
-        redis: [String; GATEWAYS],
+        redis: &[String; GATEWAYS],
     ) -> anyhow::Result<Self> {
         let kind = Kind { service: Duration::ZERO, slots: usize::MAX, status: 200 };
         let origin = Origin::start(bench, &format!("{name}-origin"), kind)?;
