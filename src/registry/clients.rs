@@ -23,7 +23,7 @@
 //! three waits where there is one here, and three times the memory.
 
 use crate::policy::rate::TokenBucket;
-use crate::store::mapped::{Line, Lines};
+use crate::store::lines::{Line, Lines};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};

@@ -8,5 +8,10 @@ pub mod mapped;
 mod set;
 pub mod table;
 
+/// Memory for whoever else has a table that is read at random.
+pub mod lines {
+    pub use crate::store::mapped::{Line, Lines};
+}
+
 #[cfg(test)]
 mod tests;
