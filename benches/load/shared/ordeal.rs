@@ -164,7 +164,23 @@ impl Run {
                 with <= without + ADDED,
             )
         };
-        vec![compared("p99.9", 0.999), compared("slowest", 1.0)]
+        // What the load itself was late is in the times above; much of it says that the machine had
+        // other things to do.
+        let late = |from: Duration, to: Duration| {
+            let shots = self.shots.iter().filter(|shot| shot.due >= from && shot.due < to);
+            let late = shots.map(|shot| shot.sent.saturating_sub(shot.due)).max();
+            millis(late.unwrap_or_default())
+        };
+        let late = format!(
+            "{}, without {}",
+            late(self.from, Duration::MAX),
+            late(self.quiet_from, self.from)
+        );
+        vec![
+            compared("p99.9", 0.999),
+            compared("slowest", 1.0),
+            Finding::plain("of that the load's own delay, at most", late),
+        ]
     }
 
     fn of(&self, stream: usize) -> impl Iterator<Item = &Shot> {
