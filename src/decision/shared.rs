@@ -5,6 +5,7 @@
 //! store, all of it together; until the answer is there, nothing the request has paid is final.
 
 use super::toll::{Holder, Moment, Paid, Toll, enforced, overflow_bucket};
+use crate::clock;
 use crate::fleet::limits::script::{Answer, Verdict as Said};
 use crate::fleet::limits::{Payment, SharedLimits, Wish, share_of};
 use crate::gateway::{Gateway, Generation, TIER_POLICY};
@@ -137,6 +138,13 @@ impl Sharing<'_> {
     fn tier_of(self, toll: &Toll<'_>) -> Algorithm {
         let tiers = &self.generation.config.tiers;
         Algorithm::TokenBucket(*toll.caller.identity.standing.bucket(tiers))
+    }
+
+    /// The tighter of a limit and the one of a wish that was paid.
+    pub fn tightest(self, one: Option<Standing>, wish: &Wish) -> Option<Standing> {
+        let at = Moment::at(clock::now_ns());
+        let standing = self.gateway.limiter.peek(&demand(wish, &wish.algorithm, at), at.ns);
+        tighter(one, Standing { wait_ns: Some(0), ..standing })
     }
 
     /// What the store's answers to these wishes come to.

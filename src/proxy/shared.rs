@@ -20,12 +20,19 @@ impl Proxy {
     /// # Errors
     /// The policy that refused; nothing is charged then.
     pub(super) async fn ask_store(&self, ctx: &mut Context) -> Result<(), Refusal> {
-        let Some(pending) = ctx.pending.take() else { return Ok(()) };
+        let Some(mut pending) = ctx.pending.take() else { return Ok(()) };
         let Some(fleet) = &self.gateway.fleet else { return Ok(()) };
         let generation = ctx.generation.clone();
         let limits = &fleet.limits;
         let sharing = Sharing { gateway: &self.gateway, generation: &generation, limits };
-        let reply = limits.ask(&pending.wishes, &self.gateway.limiter).await;
+        for wish in limits.share(&mut pending.wishes).await {
+            ctx.payments.push(Payment::Leased { key: wish.key, cost: wish.cost });
+            pending.tightest = sharing.tightest(pending.tightest, &wish);
+        }
+        let reply = match pending.wishes.is_empty() {
+            true => Ok(Reply::default()),
+            false => limits.ask(&pending.wishes, &self.gateway.limiter).await,
+        };
         let at = Moment::at(clock::now_ns());
         let verdict = match reply {
             Ok(reply) => {

@@ -11,9 +11,11 @@
 use super::script::{Answer, Statement};
 use crate::policy::lease::{self, LENGTH, MARGIN};
 use crate::policy::meter::Algorithm;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Accounts of this process so far; and statements, for every one is later than all before.
 static ACCOUNTS: AtomicU64 = AtomicU64::new(0);
@@ -43,8 +45,9 @@ pub struct Account {
     acknowledged: AtomicU64,
     /// Tokens asked for on their own, which are demand too.
     asked: AtomicU64,
-    /// Whether somebody is speaking with the store about it.
+    /// Whether somebody is speaking with the store about it, and who wants to know the end of it.
     is_busy: AtomicBool,
+    ended: Notify,
     books: Mutex<Books>,
 }
 
@@ -92,6 +95,7 @@ impl Account {
             acknowledged: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
+            ended: Notify::new(),
             books: Mutex::new(Books {
                 algorithm: algorithm.clone(),
                 granted: 0,
@@ -190,6 +194,18 @@ impl Account {
         is_idle
     }
 
+    /// Waits until the store has answered whoever is speaking with it, and says whether anybody was.
+    pub async fn answered(&self) -> bool {
+        let mut ended = pin!(self.ended.notified());
+        // From here on an end is noticed, so that none is missed that comes before the wait.
+        ended.as_mut().enable();
+        let is_busy = self.is_busy.load(Ordering::Acquire);
+        if is_busy {
+            ended.await;
+        }
+        is_busy
+    }
+
     /// Takes the word with the store. None while somebody has it, or once the account is closed.
     ///
     /// How many tokens the gateway should have follows from demand since the last statement, and
@@ -199,6 +215,7 @@ impl Account {
         let mut books = self.books();
         if books.is_closed {
             self.is_busy.store(false, Ordering::Release);
+            self.ended.notify_waiters();
             return None;
         }
         let demand = self.demand(&books);
@@ -278,5 +295,6 @@ impl Conversation<'_> {
 impl Drop for Conversation<'_> {
     fn drop(&mut self) {
         self.account.is_busy.store(false, Ordering::Release);
+        self.account.ended.notify_waiters();
     }
 }

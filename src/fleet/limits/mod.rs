@@ -8,6 +8,7 @@
 
 pub mod account;
 mod fallback;
+mod keeper;
 pub mod script;
 
 use super::{GatewayId, Link, Roster};
@@ -26,15 +27,10 @@ use script::{Answer, Ask, RedisTime, Reply, SCRIPT, Verdict};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::timeout;
 
 /// The most accounts; about 200 bytes each. A bucket without one is asked for every request.
 const MAX_ACCOUNTS: usize = 65_536;
-/// How often accounts are looked through for leases that end and debts to be paid.
-const ROUND: Duration = Duration::from_millis(25);
-/// Rounds between two in which idle accounts are closed and figures told: four a second.
-const TIDY_EVERY: u32 = 10;
 /// The most accounts that are spoken about at a time.
 const AT_A_TIME: usize = 64;
 /// How long what is said in the background may take.
@@ -149,6 +145,32 @@ impl SharedLimits {
             let ceiling = lease::ceiling(burst, limits.live());
             limits.speak(&account, ceiling).await;
         });
+    }
+
+    /// Takes out and pays those of these for which tokens are under way: where somebody is speaking
+    /// about a bucket already, requests wait for that instead of asking one by one.
+    pub async fn share(&self, wishes: &mut SmallVec<[Wish; 2]>) -> SmallVec<[Wish; 2]> {
+        let mut paid = SmallVec::new();
+        let mut number = 0;
+        while let Some(wish) = wishes.get(number) {
+            match self.is_there_after_all(wish).await {
+                true => paid.push(wishes.remove(number)),
+                false => number += 1,
+            }
+        }
+        paid
+    }
+
+    async fn is_there_after_all(&self, wish: &Wish) -> bool {
+        let account = self.accounts.pin().get(&wish.key.fingerprint()).cloned();
+        let Some(account) = account else { return false };
+        let answered = timeout(self.link.timeout(), account.answered()).await;
+        let is_paid =
+            answered == Ok(true) && account.spend(wish.cost, clock::now_ns()) != Spent::No;
+        if is_paid {
+            self.metrics.lease_hits.inc();
+        }
+        is_paid
     }
 
     /// Asks the store for all of these, of which it gives all or none. What it says of each bucket
@@ -352,56 +374,6 @@ impl SharedLimits {
         if let Some(answer) = answer.filter(|answer| answer.verdict != Verdict::Late) {
             conversation.settle(answer);
         }
-    }
-
-    /// Renews leases that are in demand and hands back those that are not, pays debts, and closes
-    /// accounts nobody uses. From `shutdown` on everything is handed back, and what the last
-    /// requests need they ask for. Runs until it is dropped.
-    pub async fn attend(&self, shutdown: watch::Receiver<bool>) {
-        let mut round = interval(ROUND);
-        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for number in (0..TIDY_EVERY).cycle() {
-            round.tick().await;
-            if number == 0 {
-                self.tidy();
-            }
-            if self.link.is_up() {
-                let is_last = *shutdown.borrow();
-                self.look_through(is_last).await;
-            }
-        }
-    }
-
-    async fn look_through(&self, is_last: bool) {
-        let due = self.due(|account, now_ns| {
-            account.is_running_out(now_ns)
-                || account.is_in_debt()
-                || is_last && account.stranded(now_ns) > 0
-        });
-        for accounts in due.chunks(AT_A_TIME) {
-            join_all(accounts.iter().map(|account| {
-                let ceiling = match is_last {
-                    true => 0,
-                    false => lease::ceiling(account.algorithm().burst(), self.live()),
-                };
-                self.speak(account, ceiling)
-            }))
-            .await;
-        }
-    }
-
-    fn due(&self, is_due: impl Fn(&Account, u64) -> bool) -> Vec<Arc<Account>> {
-        let now_ns = clock::now_ns();
-        let accounts = self.accounts.pin();
-        accounts.values().filter(|account| is_due(account, now_ns)).cloned().collect()
-    }
-
-    fn tidy(&self) {
-        let now_ns = clock::now_ns();
-        let accounts = self.accounts.pin();
-        accounts.retain(|_, account| !account.close_if_idle(now_ns));
-        let stranded = accounts.values().map(|account| account.stranded(now_ns)).sum::<u64>();
-        self.metrics.stranded.set(i64::try_from(stranded).unwrap_or(i64::MAX));
     }
 
     /// Whether the store answers.

@@ -96,7 +96,7 @@ pub struct Answer {
 }
 
 /// The answer to a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
     /// Redis' time.
     pub now: RedisTime,
