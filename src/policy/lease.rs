@@ -41,6 +41,15 @@ pub fn refill_at(target: u64) -> u64 {
     target / 4
 }
 
+/// How many tokens a gateway withdraws that holds `kept` and should hold `target`: all of them when
+/// it is time for more, so that the last quarter is there to be spent meanwhile.
+pub fn want(kept: u64, target: u64) -> u64 {
+    match kept <= refill_at(target) {
+        true => target,
+        false => target.saturating_sub(kept),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +82,15 @@ mod tests {
         ];
         for (spent, ms, ceiling, expected) in cases {
             assert_eq!(target(spent, MS * ms, ceiling), expected, "{spent} in {ms} ms");
+        }
+    }
+
+    #[test]
+    fn more_is_withdrawn_at_a_quarter_left_and_before_that_only_what_is_missing() {
+        for (kept, target, expected) in
+            [(0, 100, 100), (25, 100, 100), (26, 100, 74), (120, 100, 0)]
+        {
+            assert_eq!(want(kept, target), expected, "{kept} of {target}");
         }
     }
 

@@ -342,3 +342,25 @@ fn a_lease_that_redis_took_for_over_is_counted_again_when_the_gateway_says_that_
     assert_eq!(leased.account.stranded(here), 100, "50 it had and 50 that were left");
     leased.bucket_has_exactly(0, there);
 }
+
+#[test]
+fn a_word_soon_after_another_hands_nothing_back_that_is_in_demand() {
+    let algorithm = bucket(10_000, 20_000);
+    let account = Account::open("", &algorithm, START);
+    let (mut store, mut now) = (Store::start(), START);
+    // 5 000 tokens a second, and a word every 50 ms that is followed by another after 1 ms.
+    for round in 0..20 {
+        for pause in [49 * MS, MS] {
+            now += pause;
+            account.note_asked(u32::try_from(pause / 200_000).unwrap());
+            let talk = account.speak(1_000, now).unwrap();
+            let statement = talk.statement();
+            let ask =
+                Ask { algorithm: &algorithm, cost: 0, statement: Some(statement), back: None };
+            let answer = store.call("a", now, &[("b", ask)]).answers[0];
+            talk.settle(&answer);
+            let held = statement.kept + answer.granted;
+            assert!(round == 0 || (250..=400).contains(&held), "{held} in round {round}");
+        }
+    }
+}

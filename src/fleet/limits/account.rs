@@ -25,6 +25,8 @@ static STATEMENTS: AtomicU64 = AtomicU64::new(0);
 const GUARD: Duration = Duration::from_millis(5);
 /// How long a gateway waits before it asks again for tokens that were not there.
 pub const PAUSE: Duration = Duration::from_millis(5);
+/// The shortest time that demand is measured over.
+const MEASURED: Duration = Duration::from_millis(25);
 /// An account in which nothing happened for so long is closed.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -56,9 +58,10 @@ struct Books {
     algorithm: Algorithm,
     /// Granted and not handed back, in all.
     granted: u64,
-    /// Demand and time at the last statement.
+    /// Demand and time when demand was last measured, and how many tokens followed from it.
     demand: u64,
     at_ns: u64,
+    target: u64,
     /// Whether the account is closed.
     is_closed: bool,
 }
@@ -101,6 +104,7 @@ impl Account {
                 granted: 0,
                 demand: 0,
                 at_ns: now_ns,
+                target: 0,
                 is_closed: false,
             }),
         }
@@ -218,13 +222,9 @@ impl Account {
             self.ended.notify_waiters();
             return None;
         }
-        let demand = self.demand(&books);
-        let since = Duration::from_nanos(now_ns.saturating_sub(books.at_ns));
-        let demanded = demand.saturating_sub(books.demand);
-        let target = lease::target(demanded, since, ceiling);
+        let target = self.target(&mut books, ceiling, now_ns);
         let kept = self.keep(&mut books, target, now_ns);
         self.refill_at.store(lease::refill_at(target), Ordering::Relaxed);
-        (books.demand, books.at_ns) = (demand, now_ns);
         let debt = self.debt.load(Ordering::Acquire);
         let statement = Statement {
             account: self.number,
@@ -233,17 +233,31 @@ impl Account {
             spent: books.granted.saturating_sub(kept),
             debt_base: self.acknowledged.load(Ordering::Acquire),
             debt,
-            want: target.min(ceiling.saturating_sub(kept)),
+            want: lease::want(kept, target).min(ceiling.saturating_sub(kept)),
             length_ms: LENGTH.as_millis() as u64,
         };
         Some(Conversation { account: self, at_ns: now_ns, statement })
+    }
+
+    /// How many tokens the gateway should hold. Demand is measured over [`MEASURED`] at the least:
+    /// a shorter time makes little of a steady demand, and what it says may only add.
+    fn target(&self, books: &mut Books, ceiling: u64, now_ns: u64) -> u64 {
+        let demand = self.demand(books);
+        let since = Duration::from_nanos(now_ns.saturating_sub(books.at_ns));
+        let measured = lease::target(demand.saturating_sub(books.demand), since, ceiling);
+        if since < MEASURED {
+            books.target = books.target.min(ceiling).max(measured);
+        } else {
+            (books.demand, books.at_ns, books.target) = (demand, now_ns, measured);
+        }
+        books.target
     }
 
     /// Tokens that go on being held: those there are, unless their time is over or they are above
     /// the target.
     fn keep(&self, books: &mut Books, target: u64, now_ns: u64) -> u64 {
         let may_keep = match now_ns < self.ends_ns.load(Ordering::Acquire) {
-            true => target,
+            true => target + lease::refill_at(target),
             false => 0,
         };
         let cut = |tokens: u64| (tokens > may_keep).then_some(may_keep);
