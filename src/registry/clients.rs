@@ -20,7 +20,7 @@
 //! changes as the copy is long, and no reader notices.
 //!
 //! papaya, which has the registry's smaller maps, keeps each entry in an allocation of its own:
-//! three waits where there is one here, and three times the memory.
+//! three waits where there is one here.
 
 use crate::policy::rate::TokenBucket;
 use crate::store::lines::{Line, Lines};

@@ -49,8 +49,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// The most clients the admin API may register; about 100 bytes of memory each, 64 more with a
-/// limit of its own.
+/// The most clients the admin API may register; about 60 bytes of memory each, 100 more with a
+/// limit of its own, and 80 more where there is no folder.
 pub const MAX_CHANGED_CLIENTS: usize = 1_000_000;
 /// The most API keys made at run time; about 200 bytes of memory each.
 pub const MAX_KEYS: usize = 1_000_000;
