@@ -324,7 +324,7 @@ impl SharedLimits {
         Some(accounts.get_or_insert_with(wish.key.fingerprint(), open).clone())
     }
 
-    /// Notes that a request was let pass without asking. Beyond [`MAX_ACCOUNTS`] buckets the store
+    /// Notes that a request was let pass without asking. Beyond 65 536 buckets the store
     /// is not told.
     pub fn owe(&self, wish: &Wish, now_ns: u64) {
         self.metrics.unasked.inc_by(u64::from(wish.cost));
