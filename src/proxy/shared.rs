@@ -9,10 +9,11 @@ use crate::clock;
 use crate::decision::refusal::Refusal;
 use crate::decision::shared::{Pending, Sharing};
 use crate::decision::toll::{Moment, Paid, count};
-use crate::fleet::limits::Payment;
 use crate::fleet::limits::script::Reply;
+use crate::fleet::limits::{Payment, Unanswered};
 use crate::policy::meter::Algorithm;
 use crate::store::limiter::{Delay, Verdict};
+use tokio::time::timeout_at;
 
 impl Proxy {
     /// Decides what is still open of a request.
@@ -25,13 +26,17 @@ impl Proxy {
         let generation = ctx.generation.clone();
         let limits = &fleet.limits;
         let sharing = Sharing { gateway: &self.gateway, generation: &generation, limits };
-        for wish in limits.share(&mut pending.wishes).await {
+        let until = limits.deadline();
+        for wish in limits.share(&mut pending.wishes, until).await {
             ctx.payments.push(Payment::Leased { key: wish.key, cost: wish.cost });
             pending.tightest = sharing.tightest(pending.tightest, &wish);
         }
         let reply = match pending.wishes.is_empty() {
             true => Ok(Reply::default()),
-            false => limits.ask(&pending.wishes, &self.gateway.limiter).await,
+            false => {
+                let asked = limits.ask(&pending.wishes, &self.gateway.limiter);
+                timeout_at(until, asked).await.unwrap_or(Err(Unanswered))
+            }
         };
         let at = Moment::at(clock::now_ns());
         let verdict = match reply {

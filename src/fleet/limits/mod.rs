@@ -27,7 +27,7 @@ use script::{Answer, Ask, RedisTime, Reply, SCRIPT, Verdict};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// The most accounts; about 200 bytes each. A bucket without one is asked for every request.
 const MAX_ACCOUNTS: usize = 65_536;
@@ -147,13 +147,22 @@ impl SharedLimits {
         });
     }
 
+    /// Until when a request that begins to ask now may wait, for all it asks and waits for together.
+    pub fn deadline(&self) -> Instant {
+        Instant::from_std(clock::now()) + self.link.timeout()
+    }
+
     /// Takes out and pays those of these for which tokens are under way: where somebody is speaking
     /// about a bucket already, requests wait for that instead of asking one by one.
-    pub async fn share(&self, wishes: &mut SmallVec<[Wish; 2]>) -> SmallVec<[Wish; 2]> {
+    pub async fn share(
+        &self,
+        wishes: &mut SmallVec<[Wish; 2]>,
+        until: Instant,
+    ) -> SmallVec<[Wish; 2]> {
         let mut paid = SmallVec::new();
         let mut number = 0;
         while let Some(wish) = wishes.get(number) {
-            match self.is_there_after_all(wish).await {
+            match self.is_there_after_all(wish, until).await {
                 true => paid.push(wishes.remove(number)),
                 false => number += 1,
             }
@@ -161,10 +170,10 @@ impl SharedLimits {
         paid
     }
 
-    async fn is_there_after_all(&self, wish: &Wish) -> bool {
+    async fn is_there_after_all(&self, wish: &Wish, until: Instant) -> bool {
         let account = self.accounts.pin().get(&wish.key.fingerprint()).cloned();
         let Some(account) = account else { return false };
-        let answered = timeout(self.link.timeout(), account.answered()).await;
+        let answered = timeout_at(until, account.answered()).await;
         let is_paid =
             answered == Ok(true) && account.spend(wish.cost, clock::now_ns()) != Spent::No;
         if is_paid {
@@ -368,7 +377,8 @@ impl SharedLimits {
         let statement = Some(conversation.statement());
         let ask = Ask { algorithm: &algorithm, cost: 0, statement, back: None };
         let arguments = script::arguments(&self.gateway, &[ask]);
-        let value = self.link.run(&SCRIPT, &[&*account.name], &arguments, PATIENCE).await;
+        let value =
+            self.link.run(&SCRIPT, &[&*account.name], &arguments, self.link.timeout()).await;
         let reply = value.ok().and_then(|value| script::reply(value, 1).ok());
         let answer = reply.as_ref().and_then(|reply| reply.answers.first());
         if let Some(answer) = answer.filter(|answer| answer.verdict != Verdict::Late) {
