@@ -1,12 +1,10 @@
 //! What a test says about the gateway it wants.
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
-use super::gateway::{Gateway, free_addresses, port_taken};
-
-/// How often a gateway is started anew because somebody took one of its ports.
-const START_ATTEMPTS: usize = 5;
+use super::gateway::Gateway;
+use super::port::{free_addresses, free_ipv6_address};
 
 /// Limits nobody reaches by accident, for tests that are about something else.
 const WIDE_TIERS: &str = "free: {rate: 100000/s, burst: 100000}";
@@ -159,30 +157,16 @@ impl GatewayBuilder {
     /// Starts it and waits until it is ready.
     #[track_caller]
     pub fn start(&self) -> Gateway {
-        for _ in 0..START_ATTEMPTS {
-            let [data, admin, metrics] = free_addresses();
-            match self.spawn(data, admin, metrics).ready() {
-                Ok(gateway) => return gateway,
-                Err(why) if port_taken(&why) => {}
-                Err(why) => panic!("{why}"),
-            }
-        }
-        panic!("no free ports in {START_ATTEMPTS} attempts");
+        let [data, admin, metrics] = free_addresses();
+        self.spawn(data, admin, metrics).ready().unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Starts it with its data port on `::1`; nothing where there is no IPv6.
     #[track_caller]
     pub fn start_on_ipv6(&self) -> Option<Gateway> {
-        for _ in 0..START_ATTEMPTS {
-            let data = TcpListener::bind("[::1]:0").ok()?.local_addr().unwrap();
-            let [admin, metrics] = free_addresses();
-            match self.spawn(data, admin, metrics).ready() {
-                Ok(gateway) => return Some(gateway),
-                Err(why) if port_taken(&why) => {}
-                Err(why) => panic!("{why}"),
-            }
-        }
-        panic!("no free ports in {START_ATTEMPTS} attempts");
+        let data = free_ipv6_address()?;
+        let [admin, metrics] = free_addresses();
+        Some(self.spawn(data, admin, metrics).ready().unwrap_or_else(|why| panic!("{why}")))
     }
 
     /// Starts it on these addresses and does not wait.

@@ -1,12 +1,11 @@
 //! The real binary, configured by a test and ended with it.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -397,27 +396,4 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> Arc<Mutex<Vec<u8>>> {
         }
     });
     bytes
-}
-
-/// Loopback addresses nobody listens on. They are bound together, so they
-/// differ, and never given out twice by one test process.
-pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    static GIVEN: LazyLock<Mutex<HashSet<SocketAddr>>> = LazyLock::new(Mutex::default);
-    let mut given = GIVEN.lock().unwrap();
-    let mut held = Vec::new();
-    std::array::from_fn(|_| {
-        loop {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-            let address = listener.local_addr().unwrap();
-            held.push(listener);
-            if given.insert(address) {
-                return address;
-            }
-        }
-    })
-}
-
-pub(super) fn port_taken(why: &str) -> bool {
-    let why = why.to_ascii_lowercase();
-    why.contains("in use") || why.contains("already taken")
 }

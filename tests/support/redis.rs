@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use redis::{Client, FromRedisValue, RedisResult};
 use tempfile::TempDir;
 
-use super::gateway::{free_addresses, signal_process};
-use super::port::Port;
+use super::gateway::signal_process;
+use super::port::{Port, free_addresses};
 use super::wait::until;
 
 /// A server. Dropping it ends its process, and only that; its port is its own until then, also
@@ -68,6 +68,7 @@ impl RedisServer {
         let _ = fs::remove_file(self.socket());
         let mut command = server();
         command.args(&self.arguments).arg("--dir").arg(self.dir.path());
+        command.args(["--logfile", "log"]);
         command.arg("--unixsocket").arg(self.socket());
         self.child = Some(command.spawn().expect("redis-server; `make test` installs it"));
         until("Redis answers", || {
