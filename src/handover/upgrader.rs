@@ -102,7 +102,7 @@ impl Upgrader {
     /// # Errors
     /// Why this process serves on.
     pub async fn hand_over(self: &Arc<Self>) -> Result<i32, Failure> {
-        told(self.attempt(|_| Ok(Heir::Waiting)).await)
+        told(self.attempt(Upgrader::seek).await)
     }
 
     /// Starts the binary that is installed now and hands over to it. The log tells what came
@@ -112,6 +112,11 @@ impl Upgrader {
     /// Why this process serves on; what was started is ended.
     pub async fn replace(self: &Arc<Self>) -> Result<i32, Failure> {
         told(self.attempt(Upgrader::start).await)
+    }
+
+    fn seek(&self) -> Result<Heir, Failure> {
+        log::info!("upgrade: looking for a successor at {}", self.path()?.display());
+        Ok(Heir::Waiting)
     }
 
     fn start(&self) -> Result<Heir, Failure> {
