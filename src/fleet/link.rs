@@ -16,7 +16,7 @@ use arc_swap::ArcSwapOption;
 use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, ToRedisArgs, Value};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -123,13 +123,18 @@ impl Link {
         self.shared.connector.is_cluster()
     }
 
-    /// The longest that [`call`](Link::call) takes.
+    /// How long a request may wait for Redis.
     pub fn timeout(&self) -> Duration {
         self.shared.timeout
     }
 
-    /// Runs a script for a request: at once an error while Redis is not asked, at the latest one
-    /// after `redis.timeout`. It costs a round trip, two where Redis has forgotten the script.
+    /// Until when a request that begins to wait now may do so, for all it waits for together.
+    pub fn deadline(&self) -> Instant {
+        clock::now() + self.shared.timeout
+    }
+
+    /// Runs a script for a request that may wait until `until`: at once an error while Redis is not
+    /// asked. It costs a round trip, two where Redis has forgotten the script.
     ///
     /// # Errors
     /// When there is no answer; see [`LinkError`].
@@ -138,8 +143,13 @@ impl Link {
         script: &Script,
         keys: &[impl ToRedisArgs],
         args: &[impl ToRedisArgs],
+        until: Instant,
     ) -> Result<Value, LinkError> {
-        self.run(script, keys, args, self.shared.timeout).await
+        let patience = until.saturating_duration_since(clock::now());
+        if patience.is_zero() {
+            return Err(LinkError::Timeout);
+        }
+        self.run(script, keys, args, patience).await
     }
 
     /// Runs a script in the background, with a patience of its own.
@@ -251,7 +261,11 @@ impl Shared {
                 Err(_) => RedisOutcome::Error,
             });
         }
-        self.learn(way, &result);
+        // Who had little time left, for others had taken it, has not found Redis slow.
+        let is_hasty = patience < self.timeout / 2 && matches!(result, Err(LinkError::Timeout));
+        if !is_hasty {
+            self.learn(way, &result);
+        }
         result
     }
 

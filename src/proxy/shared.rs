@@ -9,11 +9,10 @@ use crate::clock;
 use crate::decision::refusal::Refusal;
 use crate::decision::shared::{Pending, Sharing};
 use crate::decision::toll::{Moment, Paid, count};
+use crate::fleet::limits::Payment;
 use crate::fleet::limits::script::Reply;
-use crate::fleet::limits::{Payment, Unanswered};
 use crate::policy::meter::Algorithm;
 use crate::store::limiter::{Delay, Verdict};
-use tokio::time::timeout_at;
 
 impl Proxy {
     /// Decides what is still open of a request.
@@ -33,10 +32,7 @@ impl Proxy {
         }
         let reply = match pending.wishes.is_empty() {
             true => Ok(Reply::default()),
-            false => {
-                let asked = limits.ask(&pending.wishes, &self.gateway.limiter);
-                timeout_at(until, asked).await.unwrap_or(Err(Unanswered))
-            }
+            false => limits.ask(&pending.wishes, &self.gateway.limiter, until).await,
         };
         let at = Moment::at(clock::now_ns());
         let verdict = match reply {

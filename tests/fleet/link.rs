@@ -96,6 +96,28 @@ async fn a_redis_that_is_frozen_delays_few_by_the_timeout_and_then_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_little_time_left_waits_no_longer_and_has_not_found_redis_slow() {
+    let server = RedisServer::start();
+    let gateway = to(&server);
+    gateway.until_up(true).await;
+    gateway.count("hasty").await.expect("Redis knows the script from here on");
+    server.freeze();
+    for _ in 0..10 {
+        let begun = Instant::now();
+        let answer = gateway.count_until("hasty", begun + TIMEOUT / 40).await;
+        assert!(matches!(answer, Err(LinkError::Timeout)), "{answer:?}");
+        assert!(begun.elapsed() < TIMEOUT / 2, "{:?}", begun.elapsed());
+    }
+    let answer = gateway.count_until("late", Instant::now()).await;
+    assert!(matches!(answer, Err(LinkError::Timeout)), "{answer:?}");
+    assert!(gateway.link.is_up(), "ten that had no patience are no failure");
+    server.thaw();
+    let (hasty, late) = (gateway.count("hasty").await, gateway.count("late").await);
+    assert!(matches!(hasty, Ok(12)), "what was sent is carried out later: {hasty:?}");
+    assert!(matches!(late, Ok(1)), "nothing is sent for who has no time at all: {late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_wait_are_ended_when_others_have_found_that_nobody_answers() {
     let server = RedisServer::start();
     let gateway = to(&server);

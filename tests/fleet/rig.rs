@@ -57,9 +57,14 @@ impl Attended {
 
     /// Adds one to a counter in Redis.
     pub(crate) async fn count(&self, key: &str) -> Result<i64, LinkError> {
+        self.count_until(key, self.link.deadline()).await
+    }
+
+    /// The same for a request that may wait until then.
+    pub(crate) async fn count_until(&self, key: &str, until: Instant) -> Result<i64, LinkError> {
         let script = Script::new("return redis.call('INCR', KEYS[1])");
         let key = format!("{}{key}", self.link.prefix());
-        let value = self.link.call(&script, &[key], &[] as &[&str]).await?;
+        let value = self.link.call(&script, &[key], &[] as &[&str], until).await?;
         Ok(redis::from_redis_value(value).unwrap())
     }
 

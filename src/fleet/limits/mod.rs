@@ -26,8 +26,8 @@ use futures_util::future::join_all;
 use script::{Answer, Ask, RedisTime, Reply, SCRIPT, Verdict};
 use smallvec::SmallVec;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
 
 /// The most accounts; about 200 bytes each. A bucket without one is asked for every request.
 const MAX_ACCOUNTS: usize = 65_536;
@@ -149,7 +149,7 @@ impl SharedLimits {
 
     /// Until when a request that begins to ask now may wait, for all it asks and waits for together.
     pub fn deadline(&self) -> Instant {
-        Instant::from_std(clock::now()) + self.link.timeout()
+        self.link.deadline()
     }
 
     /// Takes out and pays those of these for which tokens are under way: where somebody is speaking
@@ -173,7 +173,7 @@ impl SharedLimits {
     async fn is_there_after_all(&self, wish: &Wish, until: Instant) -> bool {
         let account = self.accounts.pin().get(&wish.key.fingerprint()).cloned();
         let Some(account) = account else { return false };
-        let answered = timeout_at(until, account.answered()).await;
+        let answered = timeout_at(until.into(), account.answered()).await;
         let is_paid =
             answered == Ok(true) && account.spend(wish.cost, clock::now_ns()) != Spent::No;
         if is_paid {
@@ -182,8 +182,8 @@ impl SharedLimits {
         is_paid
     }
 
-    /// Asks the store for all of these, of which it gives all or none. What it says of each bucket
-    /// is noted in the local table.
+    /// Asks the store for all of these, of which it gives all or none, and waits until `until` at
+    /// the latest. What it says of each bucket is noted in the local table.
     ///
     /// # Errors
     /// It did not answer, or not in time. Whatever it may have done is not relied on.
@@ -191,6 +191,7 @@ impl SharedLimits {
         self: &Arc<Self>,
         wishes: &[Wish],
         limiter: &Limiter,
+        until: Instant,
     ) -> Result<Reply, Unanswered> {
         let asked_ns = clock::now_ns();
         let accounts: SmallVec<[_; 4]> =
@@ -210,8 +211,8 @@ impl SharedLimits {
             })
             .collect();
         let reply = match self.link.is_cluster() && wishes.len() > 1 {
-            false => self.call(wishes.iter().map(|wish| &*wish.name), &asks).await?,
-            true => self.call_each(wishes, &asks).await?,
+            false => self.call(wishes.iter().map(|wish| &*wish.name), &asks, until).await?,
+            true => self.call_each(wishes, &asks, until).await?,
         };
         let now_ns = clock::now_ns();
         for ((wish, answer), conversation) in
@@ -245,11 +246,11 @@ impl SharedLimits {
         self: &Arc<Self>,
         wishes: &[Wish],
         asks: &[Ask<'_>],
+        until: Instant,
     ) -> Result<Reply, Unanswered> {
-        let calls = wishes
-            .iter()
-            .zip(asks)
-            .map(|(wish, ask)| self.call(std::iter::once(&*wish.name), std::slice::from_ref(ask)));
+        let calls = wishes.iter().zip(asks).map(|(wish, ask)| {
+            self.call(std::iter::once(&*wish.name), std::slice::from_ref(ask), until)
+        });
         let replies = join_all(calls).await;
         let is_taken = |reply: &Result<Reply, Unanswered>| {
             reply.as_ref().is_ok_and(|reply| reply.answers[0].verdict == Verdict::Taken)
@@ -279,10 +280,12 @@ impl SharedLimits {
         &self,
         names: impl Iterator<Item = &str>,
         asks: &[Ask<'_>],
+        until: Instant,
     ) -> Result<Reply, Unanswered> {
         let names: SmallVec<[&str; 4]> = names.collect();
         let arguments = script::arguments(&self.gateway, asks);
-        let value = self.link.call(&SCRIPT, &names, &arguments).await.map_err(|_| Unanswered)?;
+        let called = self.link.call(&SCRIPT, &names, &arguments, until).await;
+        let value = called.map_err(|_| Unanswered)?;
         script::reply(value, asks.len()).map_err(|_| Unanswered)
     }
 
