@@ -27,6 +27,7 @@ use crate::handover::{
     self, CommandLine, Estate, Inheritance, Predecessor, Socket, Upgrader, Waiting,
 };
 use crate::metrics::{ConnectionMetrics, Metrics};
+use crate::proxy::pool::Pool;
 use crate::proxy::{self, Proxy};
 use crate::registry::{Bounds, Registry};
 use crate::reload::Reloader;
@@ -55,9 +56,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use upkeep::UpkeepService;
 use watchdog::Watchdog;
-
-/// Idle connections kept to upstreams, for each worker.
-const UPSTREAM_POOL: usize = 512;
 
 /// What to tell the user once the gateway serves.
 pub enum Announce {
@@ -156,7 +154,8 @@ fn prepare(
     server.bootstrap();
     let own_probe = watchdog.as_ref().map(Watchdog::path);
     let proxy = Proxy::new(gateway.clone(), access_log.clone(), own_probe);
-    let proxy = data_proxy::build(&server.configuration, proxy)?;
+    let pool = Arc::new(Pool::default());
+    let proxy = data_proxy::build(&server.configuration, proxy, pool.clone())?;
     let refuser = Arc::new(Refuser::new(gateway.clone(), access_log.clone()));
     let reporter = refuser.clone();
     let on_failure: OnFailure = Arc::new(move |error| reporter.could_not_accept(error));
@@ -171,7 +170,7 @@ fn prepare(
         "admin",
         AdminService::new(config, &gateway, &reloader, &upgrader, listeners.admin),
     ));
-    let upkeep = UpkeepService(gateway.clone(), reloader.clone());
+    let upkeep = UpkeepService { gateway: gateway.clone(), reloader: reloader.clone(), pool };
     server.add_service(background_service("upkeep", upkeep));
     if let Some(watchdog) = watchdog {
         server.add_service(background_service("watchdog", watchdog));
@@ -241,7 +240,6 @@ fn serve(server: Server, signals: Signals) -> anyhow::Result<()> {
 fn server_conf() -> ServerConf {
     ServerConf {
         threads: 1,
-        upstream_keepalive_pool_size: UPSTREAM_POOL,
         max_retries: proxy::MAX_ATTEMPTS,
         // Pingora's own timers stay in their tree until they expire; nearly all of ours are
         // cancelled long before, which Tokio's are made for.

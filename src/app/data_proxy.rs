@@ -8,6 +8,7 @@
 
 use crate::proxy::Proxy;
 use crate::proxy::connector::UpstreamConnector;
+use crate::proxy::pool::Pool;
 use anyhow::{Context, bail};
 use pingora::server::configuration::ServerConf;
 use pingora_core::apps::HttpServerOptions;
@@ -27,11 +28,16 @@ pub(super) type DataProxy = HttpProxy<Proxy, UpstreamConnector>;
 /// A connection within the machine takes no time; this is for one that stands still.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes the proxy. It takes a moment on this thread, and nothing of it goes on.
+/// Makes the proxy, whose connections to upstreams wait in `pool`. It takes a moment on this
+/// thread, and nothing of it goes on.
 ///
 /// # Errors
 /// When no socket can be opened on the loopback address.
-pub(super) fn build(conf: &Arc<ServerConf>, proxy: Proxy) -> anyhow::Result<Arc<DataProxy>> {
+pub(super) fn build(
+    conf: &Arc<ServerConf>,
+    proxy: Proxy,
+    pool: Arc<Pool>,
+) -> anyhow::Result<Arc<DataProxy>> {
     let (hand_out, mut handed_out) = mpsc::channel(1);
     let serve: ProcessCustomSession<Proxy, UpstreamConnector> = Arc::new(move |proxy, _, _| {
         // One is enough, and there are more only if others connect.
@@ -41,7 +47,7 @@ pub(super) fn build(conf: &Arc<ServerConf>, proxy: Proxy) -> anyhow::Result<Arc<
     let mut options = HttpServerOptions::default();
     options.force_custom = true;
     let mut service = ProxyServiceBuilder::new(conf, proxy)
-        .custom(UpstreamConnector::new(), serve)
+        .custom(UpstreamConnector::new(pool), serve)
         .server_options(options)
         .build();
     let context = "the proxy cannot be set up on the loopback address";

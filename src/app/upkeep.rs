@@ -4,6 +4,7 @@ use super::state;
 use crate::clock;
 use crate::fleet::registry;
 use crate::gateway::Gateway;
+use crate::proxy::pool::Pool;
 use crate::reload::Reloader;
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
@@ -26,27 +27,33 @@ const LARGE_BLOCK: usize = 1 << 20;
 
 /// The upkeep of all upstreams, of the configuration and of the shared registry, as a service
 /// with a thread of its own.
-pub(super) struct UpkeepService(pub(super) Arc<Gateway>, pub(super) Arc<Reloader>);
+pub(super) struct UpkeepService {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) pool: Arc<Pool>,
+}
 
 #[async_trait]
 impl BackgroundService for UpkeepService {
     /// Goes on through a drain: requests under way may still choose among servers.
     async fn start(&self, _shutdown: ShutdownWatch) {
-        for upstream in &self.0.generation().upstreams {
+        let gateway = &self.gateway;
+        for upstream in &gateway.generation().upstreams {
             upstream.spawn_upkeep(&Handle::current());
         }
-        tokio::spawn(self.1.clone().attend());
-        if let Some(fleet) = self.0.fleet.clone() {
-            let gateway = self.0.clone();
+        tokio::spawn(self.reloader.clone().attend());
+        if let Some(fleet) = gateway.fleet.clone() {
+            let gateway = gateway.clone();
             tokio::spawn(async move { registry::attend(&fleet.link, &gateway.registry).await });
         }
         let mut ticks = interval(REFRESH);
         loop {
             ticks.tick().await;
             give_back_memory();
+            self.pool.sweep(clock::now());
             let now_ns = clock::now_ns();
-            self.0.limiter.table().mark(state::reading());
-            self.0.generation().circuits().for_each(|circuit| circuit.refresh(now_ns));
+            gateway.limiter.table().mark(state::reading());
+            gateway.generation().circuits().for_each(|circuit| circuit.refresh(now_ns));
         }
     }
 }

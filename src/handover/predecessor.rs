@@ -113,6 +113,7 @@ pub(super) fn offer(
     let message = Message::Sockets { protocol: PROTOCOL, sockets: named.collect() };
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.listener.as_fd()).collect();
     let sent = channel.send(&message, &fds);
+    log::info!("upgrade: process {process} is given the sockets");
     match sent.and_then(|()| attend(&mut channel, loan, end, is_stopping)) {
         Ok(Message::Ready) => Ok(Serving { channel, process }),
         Ok(Message::Failed { why }) => Err(Failure::Declined(why)),

@@ -105,14 +105,8 @@ impl Proxy {
 
     /// Whether the failed attempt only found that its upstream had closed a pooled connection
     /// before the request reached it. Then it is made again at once, without counting.
-    pub(super) fn repeat_stale(
-        &self,
-        session: &Session,
-        ctx: &mut Context,
-        error: &Error,
-        is_reused: bool,
-    ) -> bool {
-        let is_stale = is_reused
+    pub(super) fn repeat_stale(&self, session: &Session, ctx: &mut Context, error: &Error) -> bool {
+        let is_stale = ctx.attempts.is_reused
             && matches!(error.retry, RetryType::ReusedOnly)
             && ctx.refusal.is_none()
             && ctx.is_repeatable

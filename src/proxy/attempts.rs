@@ -27,6 +27,8 @@ pub struct Attempts {
     pub begun: u32,
     /// How many of them found their pooled connection closed.
     pub stale: u32,
+    /// Whether the attempt under way goes over a connection that was used before.
+    pub is_reused: bool,
     /// The server last asked.
     pub server: Option<Arc<Server>>,
     /// The servers that failed.
@@ -73,6 +75,7 @@ impl Attempts {
     /// An attempt at `server` begins.
     pub fn begin(&mut self, server: Arc<Server>, started: Instant) {
         self.begun += 1;
+        self.is_reused = false;
         self.open = Some(Open {
             started,
             answered: None,

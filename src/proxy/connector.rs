@@ -2,9 +2,12 @@
 //!
 //! Pingora makes HTTP/1 connections itself and lets nobody between; but a peer that speaks a
 //! protocol of the application's is connected by a connector of the application's, and where
-//! that comes back with a plain stream, Pingora speaks HTTP/1 on it and pools it as ever. The
-//! connector here does just that, with a stream that is read through an [`Intake`].
+//! that comes back with a plain stream, Pingora speaks HTTP/1 on it as ever. The connector here
+//! does just that, with a stream that is read through an [`Intake`], and that goes back to a
+//! [`Pool`] of ours once Pingora would lay it aside.
 
+use super::pool::Pool;
+use crate::clock;
 use crate::wire::backpressure::{Ends, Intake};
 use async_trait::async_trait;
 use pingora_core::connectors::http::custom::{Connection, Connector};
@@ -19,28 +22,29 @@ use pingora_core::upstreams::peer::Peer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 
-/// Makes the connections; Pingora's own connector pools them.
+/// The descriptor of a stream that has none any more.
+const NO_SOCKET: UniqueIDType = -1;
+
+/// Makes the connections, or takes them from the pool.
 pub struct UpstreamConnector {
     transport: TransportConnector,
+    pool: Arc<Pool>,
 }
 
 impl UpstreamConnector {
-    /// A connector.
-    pub fn new() -> UpstreamConnector {
+    /// A connector whose connections wait in `pool` between requests.
+    pub fn new(pool: Arc<Pool>) -> UpstreamConnector {
         // Nothing is ever given back to it, so that its own pool stays empty.
-        UpstreamConnector { transport: TransportConnector::new(Some(ConnectorOptions::new(1))) }
-    }
-}
-
-impl Default for UpstreamConnector {
-    fn default() -> UpstreamConnector {
-        UpstreamConnector::new()
+        let transport = TransportConnector::new(Some(ConnectorOptions::new(1)));
+        UpstreamConnector { transport, pool }
     }
 }
 
@@ -52,8 +56,13 @@ impl Connector for UpstreamConnector {
         &self,
         peer: &P,
     ) -> Result<(Connection<()>, bool)> {
-        let io = self.transport.new_stream(peer).await?;
-        Ok((Connection::Stream(Box::new(UpstreamStream::new(io)?)), false))
+        let key = peer.reuse_hash();
+        let line = match self.pool.take(key, clock::now()) {
+            Some(line) => line,
+            None => Line::new(self.transport.new_stream(peer).await?)?,
+        };
+        let home = Home { pool: self.pool.clone(), key, patience: peer.idle_timeout() };
+        Ok((Connection::Stream(Box::new(UpstreamStream { line: Some(line), home })), false))
     }
 
     /// Asked once an attempt, so written out: a future without size is boxed without allocating.
@@ -90,26 +99,84 @@ impl Future for NothingPooled {
     }
 }
 
-/// What Pingora keeps with every connection for its proxy is where this one says what ends.
-pub(super) fn ends_of(digest: &Digest) -> Option<&Arc<Ends>> {
+/// What Pingora keeps with every connection for its proxy.
+pub(super) struct Bond {
+    /// What ends at both sides.
+    pub(super) ends: Arc<Ends>,
+    /// Whether a request went over it before.
+    is_used: AtomicBool,
+}
+
+impl Bond {
+    /// Notes that a request goes over the connection, and says whether one did before.
+    pub(super) fn use_again(&self) -> bool {
+        // Requests take turns on a connection.
+        self.is_used.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// The bond of a connection of ours.
+pub(super) fn bond_of(digest: &Digest) -> Option<&Bond> {
     digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
 }
 
 /// A connection to an upstream.
-struct UpstreamStream {
+pub(super) struct Line {
     io: Stream,
     intake: Intake,
     ends: Arc<Ends>,
     digest: Arc<ProxyDigest>,
 }
 
-impl UpstreamStream {
-    fn new(io: Stream) -> Result<UpstreamStream> {
+impl Line {
+    pub(super) fn new(io: Stream) -> Result<Line> {
         let ends = Arc::new(Ends::default());
         let response = ResponseHeader::build_no_case(200, Some(0))
             .map_err(|error| Error::because(ErrorType::InternalError, "no head", error))?;
-        let digest = ProxyDigest::new(Box::new(response), Some(Box::new(ends.clone())));
-        Ok(UpstreamStream { io, intake: Intake::default(), ends, digest: Arc::new(digest) })
+        let bond = Bond { ends: ends.clone(), is_used: AtomicBool::new(false) };
+        let digest = ProxyDigest::new(Box::new(response), Some(Box::new(bond)));
+        Ok(Line { io, intake: Intake::default(), ends, digest: Arc::new(digest) })
+    }
+
+    /// Whether nothing has come that nobody asked for, and no end. Nobody is woken by what comes.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let (mut byte, mut cx) = ([0], Context::from_waker(Waker::noop()));
+        let mut read = pin!(unconstrained(self.io.read(&mut byte)));
+        read.as_mut().poll(&mut cx).is_pending()
+    }
+}
+
+/// Where a connection goes between requests.
+struct Home {
+    pool: Arc<Pool>,
+    key: u64,
+    patience: Option<Duration>,
+}
+
+/// A connection while a request uses it.
+struct UpstreamStream {
+    /// None once it went back to the pool.
+    line: Option<Line>,
+    home: Home,
+}
+
+impl UpstreamStream {
+    fn line(&mut self) -> io::Result<&mut Line> {
+        self.line.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Goes back to the pool, if nothing is to be read.
+    ///
+    /// Before Pingora lays a connection aside it reads a byte that must not be there, and where
+    /// it finds the connection at its end it lets go of it. That read is the only one that
+    /// nobody waits for. Where Pingora ceases to ask, connections wait in its own pool again.
+    fn go_home(&mut self) -> Poll<io::Result<()>> {
+        if let Some(mut line) = self.line.take()
+            && line.is_quiet()
+        {
+            self.home.pool.put(self.home.key, line, self.home.patience, clock::now());
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -119,9 +186,12 @@ impl AsyncRead for UpstreamStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        this.ends.upstream.note_turn();
-        this.intake.poll_read(&mut this.io, &this.ends.client, cx, buf)
+        if buf.remaining() == 1 && cx.waker().data().is_null() {
+            return self.go_home();
+        }
+        let Line { io, intake, ends, .. } = self.line()?;
+        ends.upstream.note_turn();
+        intake.poll_read(io, &ends.client, cx, buf)
     }
 }
 
@@ -131,9 +201,10 @@ impl AsyncWrite for UpstreamStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.ends.upstream.note_write(&written);
-        self.intake.expect_head();
+        let line = self.line()?;
+        let written = Pin::new(&mut line.io).poll_write(cx, buf);
+        line.ends.upstream.note_write(&written);
+        line.intake.expect_head();
         written
     }
 
@@ -142,37 +213,42 @@ impl AsyncWrite for UpstreamStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.ends.upstream.note_write(&written);
-        self.intake.expect_head();
+        let line = self.line()?;
+        let written = Pin::new(&mut line.io).poll_write_vectored(cx, bufs);
+        line.ends.upstream.note_write(&written);
+        line.intake.expect_head();
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.line.as_ref().is_some_and(|line| line.io.is_write_vectored())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.ends.upstream.note_write(&flushed);
+        let line = self.line()?;
+        let flushed = Pin::new(&mut line.io).poll_flush(cx);
+        line.ends.upstream.note_write(&flushed);
         flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        Pin::new(&mut self.line()?.io).poll_shutdown(cx)
     }
 }
 
 impl std::fmt::Debug for UpstreamStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpstreamStream").field("io", &self.io).finish_non_exhaustive()
+        let io = self.line.as_ref().map(|line| &line.io);
+        f.debug_struct("UpstreamStream").field("io", &io).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 impl Shutdown for UpstreamStream {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.io).await;
+        if let Some(line) = &mut self.line {
+            Shutdown::shutdown(&mut *line.io).await;
+        }
     }
 }
 
@@ -181,42 +257,42 @@ impl Peek for UpstreamStream {}
 
 impl UniqueID for UpstreamStream {
     fn id(&self) -> UniqueIDType {
-        self.io.id()
+        self.line.as_ref().map_or(NO_SOCKET, |line| line.io.id())
     }
 }
 
 impl Ssl for UpstreamStream {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.io.get_ssl_digest()
+        self.line.as_ref()?.io.get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.io.selected_alpn_proto()
+        self.line.as_ref()?.io.selected_alpn_proto()
     }
 }
 
 impl GetTimingDigest for UpstreamStream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.get_timing_digest()
+        self.line.as_ref().map(|line| line.io.get_timing_digest()).unwrap_or_default()
     }
 
     fn get_read_pending_time(&self) -> Duration {
-        self.io.get_read_pending_time()
+        self.line.as_ref().map(|line| line.io.get_read_pending_time()).unwrap_or_default()
     }
 
     fn get_write_pending_time(&self) -> Duration {
-        self.io.get_write_pending_time()
+        self.line.as_ref().map(|line| line.io.get_write_pending_time()).unwrap_or_default()
     }
 }
 
 impl GetProxyDigest for UpstreamStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(self.digest.clone())
+        Some(self.line.as_ref()?.digest.clone())
     }
 }
 
 impl GetSocketDigest for UpstreamStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.io.get_socket_digest()
+        self.line.as_ref()?.io.get_socket_digest()
     }
 }

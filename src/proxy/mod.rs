@@ -16,6 +16,7 @@ pub mod forward;
 mod hops;
 mod pacing;
 mod places;
+pub mod pool;
 mod respond;
 mod shared;
 pub mod toll;
@@ -171,12 +172,13 @@ impl ProxyHttp for Proxy {
         _peer: &HttpPeer,
         _fd: RawFd,
         digest: Option<&Digest>,
-        _ctx: &mut Box<Context>,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if let Some(ends) = digest.and_then(connector::ends_of)
-            && let Some(guard) = guard(session)
-        {
-            guard.share_ends(ends);
+        let Some(bond) = digest.and_then(connector::bond_of) else { return Ok(()) };
+        // What Pingora says of that is of its own pool.
+        ctx.attempts.is_reused = bond.use_again();
+        if let Some(guard) = guard(session) {
+            guard.share_ends(&bond.ends);
         }
         Ok(())
     }
@@ -266,11 +268,10 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         error: Box<Error>,
         ctx: &mut Box<Context>,
-        client_reused: bool,
+        _client_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("peer: {peer}"));
-        if ctx.attempts.planned.is_some() || self.repeat_stale(session, ctx, &error, client_reused)
-        {
+        if ctx.attempts.planned.is_some() || self.repeat_stale(session, ctx, &error) {
             error.set_retry(true);
             return error;
         }

@@ -7,10 +7,13 @@ use super::guard::{GuardedStream, Peer, Rescue, Rescued};
 use super::head::HeadLimits;
 use super::lingering;
 use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError};
 
 /// Wraps a Pingora HTTP application so that it sees checked requests only, and only once
@@ -53,9 +56,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
         };
         let rescue = Rescue::default();
         let mut stopping = shutdown.clone();
+        // One wait for all requests: to begin and to end it takes locks that all connections share.
+        // It ends as well when there is nobody left who could say so.
+        let mut stops = pin!(stopping.wait_for(|stops| *stops).map(drop).fuse());
         let mut next = Some((Box::new(self.guard(Rescued::new(io), &rescue)), None));
         while let Some((mut stream, settings)) = next {
-            if !wait_for_request(&mut stream, &mut stopping).await {
+            if !wait_for_request(&mut stream, stops.as_mut()).await {
                 return None;
             }
             let is_last = stream.is_last;
@@ -100,12 +106,17 @@ impl<A> GuardedApp<A> {
 }
 
 /// Waits for the next request; not for long once the gateway is stopping.
-async fn wait_for_request(stream: &mut GuardedStream, stopping: &mut ShutdownWatch) -> bool {
-    tokio::select! {
-        biased;
-        has_request = stream.next_request() => return has_request,
-        // Also when there is nobody left who could say so.
-        _ = stopping.wait_for(|stops| *stops) => stream.drain(),
+async fn wait_for_request(
+    stream: &mut GuardedStream,
+    mut stops: Pin<&mut impl FusedFuture<Output = ()>>,
+) -> bool {
+    if !stops.is_terminated() {
+        tokio::select! {
+            biased;
+            has_request = stream.next_request() => return has_request,
+            () = &mut stops => {}
+        }
     }
+    stream.drain();
     stream.next_request().await
 }

@@ -135,6 +135,7 @@ fn a_successor_that_is_killed_on_the_way_changes_nothing() {
     // Stopped, it takes the sockets but never serves.
     new.signal("STOP");
     old.signal("QUIT");
+    until("it has them", || old.stderr().contains("is given the sockets").then_some(()));
     assert_eq!(old.get("/").status, 200, "served while the successor is waited for");
     new.signal("KILL");
     until("it notices", || old.stderr().contains("no upgrade").then_some(()));
@@ -170,7 +171,10 @@ fn a_gateway_told_to_stop_gives_up_its_successor_and_ends() {
     until("it waits", || old.path("upgrade.sock").exists().then_some(()));
     new.signal("STOP");
     old.signal("QUIT");
-    // The hand-over is under way: the sockets are in a process that does not serve them.
+    until("the hand-over is under way", || {
+        old.stderr().contains("is given the sockets").then_some(())
+    });
+    // They are in a process that does not serve them.
     assert_eq!(old.get("/").status, 200);
     old.terminate();
     assert!(old.exit_within(Duration::from_secs(3)).is_some(), "it does not wait for 30 s");

@@ -14,6 +14,7 @@ mod support;
 mod bodies;
 mod failures;
 mod messages;
+mod reuse;
 mod routing;
 mod tracing;
 mod upgrades;

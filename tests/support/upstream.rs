@@ -195,6 +195,11 @@ impl Upstream {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// How many of them have not ended.
+    pub fn open_connections(&self) -> usize {
+        self.shared.streams.lock().unwrap().len()
+    }
+
     /// How many bytes of [`Answer::Stream`] bodies it got rid of.
     pub fn streamed(&self) -> u64 {
         self.shared.sent.load(Ordering::SeqCst)
