@@ -10,8 +10,8 @@ use crate::shared::troubles::Trouble;
 
 pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --quick            short rounds to try it out; leaves benches/RESULTS.md alone
-  --rounds N         rounds per case (7)
-  --seconds N        length of a round of one contender (4)
+  --rounds N         rounds per case (15)
+  --seconds N        length of a round of one contender (2)
   --connections N    idle connections for the memory figures (5000)
   --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
                      overload, reload, upgrade, hostile, slow-readers, shared-accuracy,
@@ -111,7 +111,7 @@ impl Options {
     /// test run over all targets must not begin to measure.
     pub(crate) fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Option<Self>> {
         let mut options = Self {
-            pace: Pace { rounds: 7, seconds: 4 },
+            pace: Pace { rounds: 15, seconds: 2 },
             connections: 5000,
             parts: Vec::new(),
             without: Vec::new(),

@@ -364,3 +364,31 @@ fn a_word_soon_after_another_hands_nothing_back_that_is_in_demand() {
         }
     }
 }
+
+#[test]
+fn demand_that_comes_back_soon_finds_as_large_a_lease_as_before() {
+    let algorithm = bucket(10_000, 20_000);
+    let account = Account::open("", &algorithm, START);
+    let mut store = Store::start();
+    // What the gateway keeps and wants at that time, for requests that ask or in the background.
+    let mut word = |ms: u64, requests: u32| {
+        let now = START + ms * MS;
+        account.note_asked(requests);
+        let talk = match requests {
+            0 => account.speak(1_000, now),
+            _ => account.speak_up(1_000, now),
+        };
+        let talk = talk.unwrap();
+        let statement = talk.statement();
+        let ask = Ask { algorithm: &algorithm, cost: 0, statement: Some(statement), back: None };
+        talk.settle(&store.call("a", now, &[("b", ask)]).answers[0]);
+        (statement.kept, statement.want)
+    };
+    // 5 000 tokens a second, of which a lease is 300; then nothing.
+    assert_eq!(word(30, 150), (0, 300));
+    assert_eq!(word(60, 150), (300, 0));
+    assert_eq!(word(200, 0), (0, 0), "in the background it is handed back");
+    assert_eq!(word(400, 1), (0, 300), "one request asks again after 0.3 s");
+    assert_eq!(word(500, 0), (0, 0));
+    assert_eq!(word(1_200, 1), (0, 0), "and once more after more than half a second");
+}

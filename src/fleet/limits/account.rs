@@ -27,6 +27,10 @@ const GUARD: Duration = Duration::from_millis(5);
 pub const PAUSE: Duration = Duration::from_millis(5);
 /// The shortest time that demand is measured over.
 const MEASURED: Duration = Duration::from_millis(25);
+/// How long demand that has ceased may come back and find as large a lease as before. A client
+/// whose requests move from gateway to gateway comes back soon, and a lease that grows from
+/// nothing takes several calls.
+const RECENT: Duration = Duration::from_millis(500);
 /// An account in which nothing happened for so long is closed.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -62,6 +66,8 @@ struct Books {
     demand: u64,
     at_ns: u64,
     target: u64,
+    /// The largest of the last such targets, and when it was measured.
+    largest: (u64, u64),
     /// Whether the account is closed.
     is_closed: bool,
 }
@@ -105,6 +111,7 @@ impl Account {
                 demand: 0,
                 at_ns: now_ns,
                 target: 0,
+                largest: (0, now_ns),
                 is_closed: false,
             }),
         }
@@ -215,6 +222,15 @@ impl Account {
     /// How many tokens the gateway should have follows from demand since the last statement, and
     /// is `ceiling` at most; what it has above that it hands back.
     pub fn speak(&self, ceiling: u64, now_ns: u64) -> Option<Conversation<'_>> {
+        self.take_word(ceiling, now_ns, false)
+    }
+
+    /// The same for a request that found no tokens: demand that was there a moment ago is back.
+    pub fn speak_up(&self, ceiling: u64, now_ns: u64) -> Option<Conversation<'_>> {
+        self.take_word(ceiling, now_ns, true)
+    }
+
+    fn take_word(&self, ceiling: u64, now_ns: u64, is_wanting: bool) -> Option<Conversation<'_>> {
         self.is_busy.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).ok()?;
         let mut books = self.books();
         if books.is_closed {
@@ -222,7 +238,11 @@ impl Account {
             self.ended.notify_waiters();
             return None;
         }
-        let target = self.target(&mut books, ceiling, now_ns);
+        let mut target = self.target(&mut books, ceiling, now_ns);
+        if is_wanting {
+            target = books.largest_recent(now_ns).min(ceiling).max(target);
+            books.target = target;
+        }
         let kept = self.keep(&mut books, target, now_ns);
         self.refill_at.store(lease::refill_at(target), Ordering::Relaxed);
         let debt = self.debt.load(Ordering::Acquire);
@@ -249,6 +269,9 @@ impl Account {
             books.target = books.target.min(ceiling).max(measured);
         } else {
             (books.demand, books.at_ns, books.target) = (demand, now_ns, measured);
+            if measured >= books.largest_recent(now_ns) {
+                books.largest = (measured, now_ns);
+            }
         }
         books.target
     }
@@ -278,6 +301,13 @@ impl Account {
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn largest_recent(&self, now_ns: u64) -> u64 {
+        let (target, at_ns) = self.largest;
+        if now_ns.saturating_sub(at_ns) < RECENT.as_nanos() as u64 { target } else { 0 }
     }
 }
 

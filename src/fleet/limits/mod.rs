@@ -198,7 +198,7 @@ impl SharedLimits {
             wishes.iter().map(|wish| self.account_for(wish, asked_ns)).collect();
         let mut conversations: SmallVec<[_; 4]> = accounts
             .iter()
-            .map(|account| account.as_ref()?.0.speak(account.as_ref()?.1, asked_ns))
+            .map(|account| account.as_ref()?.0.speak_up(account.as_ref()?.1, asked_ns))
             .collect();
         let asks: SmallVec<[_; 4]> = wishes
             .iter()
