@@ -137,14 +137,8 @@ fn prepare(
     let (gateway, lock) = gateway(config, metrics, origin, predecessor)?;
     TableMetrics::register(registry, gateway.clone())?;
     RegistryMetrics::register(registry, gateway.clone())?;
-    let command = file.is_some().then(CommandLine::own).transpose();
-    let upgrader = Upgrader::new(
-        meeting_point,
-        listeners.share(config)?,
-        command.context("the system does not tell where the binary is")?,
-        systemd::main_process,
-        estate(&gateway),
-    );
+    let can_be_replaced = file.is_some();
+    let upgrader = upgrader(meeting_point, listeners.share(config)?, can_be_replaced, &gateway)?;
     let reloader = Arc::new(Reloader::new(gateway.clone(), file));
     let watchdog = Watchdog::wanted(&gateway, config.server.listen.first().copied())?;
 
@@ -188,6 +182,19 @@ fn prepare(
         lock: Mutex::new(lock),
     };
     Ok((server, signals))
+}
+
+/// What hands the sockets to a successor, and starts one itself where that is possible.
+fn upgrader(
+    meeting_point: anyhow::Result<PathBuf>,
+    sockets: Vec<Socket>,
+    can_be_replaced: bool,
+    gateway: &Arc<Gateway>,
+) -> anyhow::Result<Arc<Upgrader>> {
+    let command = can_be_replaced.then(CommandLine::own).transpose();
+    let command = command.context("the system does not tell where the binary is")?;
+    let estate = estate(gateway);
+    Ok(Upgrader::new(meeting_point, sockets, command, systemd::main_process, estate))
 }
 
 /// The gateway with the state that outlives processes, of which the predecessor lets go first.

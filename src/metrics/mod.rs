@@ -93,9 +93,7 @@ impl Metrics {
     /// # Errors
     /// When a name is registered already.
     pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels).and_then(|vec| add(registry, vec))
-        };
+        let counter = |name, help, labels| counter(registry, name, help, labels);
         let duration = HistogramOpts::new(
             "gateway_request_duration_seconds",
             "Time from the complete request head to the end of the response",
@@ -145,15 +143,7 @@ impl Metrics {
                     "Number of the configuration that serves, 1 at the start",
                 )?,
             )?,
-            reloads: {
-                let reloads = counter(
-                    "gateway_config_reloads_total",
-                    "Reloads of the configuration, by result",
-                    &["result"],
-                )?;
-                // From the start at zero, or the first rejected one would be no increase.
-                ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()]))
-            },
+            reloads: reloads(registry)?,
             redis: RedisFamilies::register(registry)?,
             connections: ConnectionMetrics::register(registry)?,
             shared_limits: SharedLimitMetrics::register(registry)?,
@@ -245,6 +235,22 @@ impl Metrics {
     fn removed(&self) -> MutexGuard<'_, Removed> {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn counter(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    add(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+/// From the start at zero, or the first rejected one would be no increase.
+fn reloads(registry: &Registry) -> prometheus::Result<[IntCounter; ReloadResult::ALL.len()]> {
+    let name = "gateway_config_reloads_total";
+    let reloads = counter(registry, name, "Reloads of the configuration, by result", &["result"])?;
+    Ok(ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()])))
 }
 
 fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
