@@ -62,7 +62,14 @@ impl Connector for UpstreamConnector {
             None => Line::new(self.transport.new_stream(peer).await?)?,
         };
         let home = Home { pool: self.pool.clone(), key, patience: peer.idle_timeout() };
-        Ok((Connection::Stream(Box::new(UpstreamStream { line: Some(line), home })), false))
+        Ok((
+            Connection::Stream(Box::new(UpstreamStream {
+                line: Some(line),
+                is_answered: false,
+                home,
+            })),
+            false,
+        ))
     }
 
     /// Asked once an attempt, so written out: a future without size is boxed without allocating.
@@ -157,6 +164,8 @@ struct Home {
 struct UpstreamStream {
     /// None once it went back to the pool.
     line: Option<Line>,
+    /// Whether any of an answer has come for this request.
+    is_answered: bool,
     home: Home,
 }
 
@@ -189,9 +198,20 @@ impl AsyncRead for UpstreamStream {
         if buf.remaining() == 1 && cx.waker().data().is_null() {
             return self.go_home();
         }
+        let before = buf.filled().len();
         let Line { io, intake, ends, .. } = self.line()?;
+        let is_stuck = ends.upstream.is_stuck();
         ends.upstream.note_turn();
-        intake.poll_read(io, &ends.client, cx, buf)
+        let read = intake.poll_read(io, &ends.client, cx, buf);
+        self.is_answered |= buf.filled().len() > before;
+        // Pingora does not read while it writes: it has given up a write that was stuck, and would
+        // now wait for an answer as long as for one to a whole request. There may be one already,
+        // of an upstream that has seen enough; but one that neither took the request nor answered
+        // for so long is not waited for any longer.
+        if read.is_pending() && is_stuck && !self.is_answered {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 

@@ -135,9 +135,10 @@ pub(super) fn outlive(options: &mut PeerOptions) {
 ///
 /// Reading is bounded from the client's side (see [`Alarm`](crate::wire::alarm)), for silence
 /// may be the client's. But when an upstream no longer takes the body, Pingora stops reading
-/// from the client and waits for an answer all the same, and then no alarm can ring. Only a
-/// bound on that read ends the wait; it lies behind every other, so that it ends nothing else.
-/// Requests without a body need none, and are spared the timer.
+/// from the client and waits for an answer all the same, and then no alarm can ring. Where none
+/// of it has come, the connection ends that wait; where it has begun to come, only a bound on
+/// reading does. It lies behind every other, so that it ends nothing else. Requests without a
+/// body need none, and are spared the timer.
 pub(super) fn back_up(options: &mut PeerOptions, whole: Option<Duration>, has_body: bool) {
     let silence = options.read_timeout.map_or(CLIENT_PAUSE, |read| read.max(CLIENT_PAUSE));
     let longest = whole.map_or(silence, |whole| whole.min(silence));

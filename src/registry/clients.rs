@@ -21,10 +21,20 @@
 //!
 //! papaya, which has the registry's smaller maps, keeps each entry in an allocation of its own:
 //! three waits where there is one here.
+//!
+//! # No locked instruction
+//!
+//! What is left is the wait itself, and a processor can have many of them under way: it goes on
+//! with what does not depend on the answer. A locked instruction forbids that, for nothing behind it
+//! may begin before it is done; and every way to say "I am reading this table" has one. So nobody
+//! says so: each thread keeps the table that it read last and compares two numbers to see whether
+//! it is still the one. Of a table that was replaced, the memory goes with the last thread that
+//! looks again; one that never does keeps one old table at most.
 
 use crate::policy::rate::TokenBucket;
 use crate::store::lines::{Line, Lines};
 use arc_swap::ArcSwap;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -66,14 +76,23 @@ struct Own {
 
 /// What a reader has in hand at one time.
 struct Shelf {
+    /// No other shelf of this process has or had this number.
+    number: u64,
     lines: Arc<Lines>,
     /// By the numbers that standings are. Names are only ever added.
     tiers: Arc<[TierName]>,
 }
 
+thread_local! {
+    /// The shelf that this thread read last.
+    static LAST: Cell<Option<Arc<Shelf>>> = const { Cell::new(None) };
+}
+
 /// The clients.
 pub(super) struct Clients {
     shelf: ArcSwap<Shelf>,
+    /// The number of the shelf, stored after it.
+    current: AtomicU64,
     /// By their numbers. One is there before a standing names it, and until none does.
     own: papaya::HashMap<u32, Own>,
     /// How many there are.
@@ -153,8 +172,9 @@ impl Place<'_> {
 }
 
 impl Shelf {
-    fn of(lines: usize, tiers: Arc<[TierName]>) -> Shelf {
-        Shelf { lines: Arc::new(Lines::new(lines)), tiers }
+    fn of(lines: Arc<Lines>, tiers: Arc<[TierName]>) -> Shelf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Shelf { number: NEXT.fetch_add(1, Ordering::Relaxed), lines, tiers }
     }
 
     /// The entry of a client. There is always a line with an empty place to end the search.
@@ -203,8 +223,10 @@ impl Shelf {
 /// What requests ask.
 impl Clients {
     pub(super) fn new() -> Clients {
+        let shelf = Shelf::of(Arc::new(Lines::new(MIN_LINES)), Arc::new([]));
         Clients {
-            shelf: ArcSwap::from_pointee(Shelf::of(MIN_LINES, Arc::new([]))),
+            current: AtomicU64::new(shelf.number),
+            shelf: ArcSwap::from_pointee(shelf),
             own: papaya::HashMap::new(),
             count: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
@@ -223,22 +245,44 @@ impl Clients {
         fingerprint: Fingerprint,
         read: impl FnOnce(Held<'_>) -> T,
     ) -> Option<T> {
-        loop {
-            let shelf = self.shelf.load();
-            let Found::At(place) = shelf.find(fingerprint) else { return None };
-            let standing = place.standing();
-            let (tier, own_limit) = match standing & OWN {
-                0 => (Some(standing), None),
-                _ => self
-                    .own_of(standing)
-                    .map_or((None, None), |own| (Some(own.tier), Some(own.limit))),
-            };
-            if let Some(tier) = tier.and_then(|number| shelf.tiers.get(number as usize)) {
-                return Some(read(Held { tier: tier.as_deref(), own_limit }));
+        let mut shelf = self.take_shelf();
+        let found = loop {
+            let Found::At(place) = shelf.find(fingerprint) else { break None };
+            if let Some(found) = self.look(&shelf, place.standing()) {
+                break Some(found);
             }
             // What the standing names came after this shelf was taken, or is gone since: the
             // writer has moved on, and there is another standing or another shelf to be seen.
+            shelf = self.take_shelf();
+        };
+        let found = found.map(|(tier, own_limit)| read(Held { tier, own_limit }));
+        // A thread that is about to end keeps nothing.
+        let _ = LAST.try_with(|last| last.set(Some(shelf)));
+        found
+    }
+
+    /// The shelf as it is, which this thread mostly has.
+    #[inline]
+    fn take_shelf(&self) -> Arc<Shelf> {
+        let number = self.current.load(Ordering::Acquire);
+        match LAST.try_with(Cell::take) {
+            Ok(Some(shelf)) if shelf.number == number => shelf,
+            _ => self.shelf.load_full(),
         }
+    }
+
+    /// What a standing says, as far as this shelf knows.
+    #[inline]
+    fn look<'a>(
+        &self,
+        shelf: &'a Shelf,
+        standing: u32,
+    ) -> Option<(Option<&'a str>, Option<TokenBucket>)> {
+        let (tier, own_limit) = match standing & OWN {
+            0 => (standing, None),
+            _ => self.own_of(standing).map(|own| (own.tier, Some(own.limit)))?,
+        };
+        Some((shelf.tiers.get(tier as usize)?.as_deref(), own_limit))
     }
 }
 
@@ -305,8 +349,7 @@ impl Clients {
         let shelf = self.shelf.load_full();
         let number = shelf.tiers.len() as u32;
         let tiers = shelf.tiers.iter().chain([&name]).cloned().collect();
-        let new = Shelf { lines: shelf.lines.clone(), tiers };
-        self.replace(&shelf, new);
+        self.replace(Shelf::of(shelf.lines.clone(), tiers));
         numbers.tiers.insert(name, number);
         number
     }
@@ -341,23 +384,21 @@ impl Clients {
         }
         // Four ninths of the places, so that half as many may come again.
         let lines = (count * 9).div_ceil(4 * ENTRIES).max(MIN_LINES);
-        let new = Shelf::of(lines, shelf.tiers.clone());
+        let new = Shelf::of(Arc::new(Lines::new(lines)), shelf.tiers.clone());
         for (place, fingerprint) in shelf.held() {
             if let Found::Room(room) = new.find(fingerprint) {
                 room.hold(fingerprint, place.standing());
             }
         }
         self.used.store(count, Ordering::Relaxed);
-        self.replace(shelf, new);
+        self.replace(new);
     }
 
-    /// Puts a shelf in the place of the old one, which is freed here and not by a reader: they
-    /// have it for the length of a look.
-    fn replace(&self, old: &Arc<Shelf>, new: Shelf) {
+    /// Puts a shelf in the place of the one before.
+    fn replace(&self, new: Shelf) {
+        let number = new.number;
         self.shelf.store(Arc::new(new));
-        while Arc::strong_count(old) > 1 {
-            std::thread::yield_now();
-        }
+        self.current.store(number, Ordering::Release);
     }
 }
 

@@ -8,7 +8,7 @@ use super::blocks::{Networks, Target};
 use super::clients::{Clients, Fingerprint, Held, Numbers};
 use super::record::{BlockEnd, Effect, Record};
 use crate::config::ApiKeyHash;
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::sip128::SipHasher13;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;
@@ -70,9 +70,7 @@ impl Memory {
     }
 
     fn fingerprint(&self, id: &str) -> Fingerprint {
-        let mut hasher = self.hasher;
-        hasher.write(id.as_bytes());
-        let hash = hasher.finish128();
+        let hash = self.hasher.hash(id.as_bytes());
         Fingerprint::of([hash.h1, hash.h2])
     }
 

@@ -67,7 +67,7 @@ impl End {
     }
 
     /// Whether the last write has not been taken yet.
-    fn is_stuck(&self) -> bool {
+    pub fn is_stuck(&self) -> bool {
         self.is_stuck.load(Ordering::Relaxed)
     }
 

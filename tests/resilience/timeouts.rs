@@ -95,11 +95,21 @@ fn the_time_of_a_route_or_an_attempt_bounds_connecting_too() {
 
 #[test]
 fn an_upstream_that_does_not_take_the_request_is_504() {
+    expect_write_timeout("");
+}
+
+#[test]
+fn the_time_of_a_route_does_not_change_what_was_too_slow() {
+    expect_write_timeout("timeout: 2s");
+}
+
+/// An upstream that takes no more of a request is given up once `timeouts.write` is over.
+fn expect_write_timeout(route: &str) {
     let upstream = Upstream::answering(Answer::Early(Vec::new()));
     // A link that is frozen under way takes what the kernel's buffers hold and no more.
     let link = Link::to(upstream.address());
     let timeouts = format!("write: {}", ms(PATIENCE));
-    let gateway = before(link.address(), &timeouts, "timeout: 2s");
+    let gateway = before(link.address(), &timeouts, route);
     let mut stream = TcpStream::connect(gateway.data).unwrap();
     let head = "PUT / HTTP/1.1\r\nHost: tollgate.test\r\nContent-Length: 100000000\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
