@@ -13,11 +13,14 @@ use crate::clock;
 use crate::config;
 use crate::metrics::{RedisMetrics, RedisOutcome};
 use arc_swap::ArcSwapOption;
+use futures_util::future::poll_immediate;
 use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, ToRedisArgs, Value};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// The way to Redis. Clones are the same way.
@@ -237,6 +240,20 @@ pub(super) async fn run_on(
     }
 }
 
+/// What `asking` comes to, unless it takes longer than `patience`.
+///
+/// A gateway that was busy for so long finds its clock beyond the end before it has read the answer
+/// that lies in its socket, and that would be taken for slowness of Redis. So the answer is looked for
+/// once more after everybody else has had a turn, the reader of the socket among them.
+async fn in_time<T>(patience: Duration, asking: impl Future<Output = T>) -> Option<T> {
+    let mut asking = pin!(asking);
+    if let Ok(answer) = timeout(patience, &mut asking).await {
+        return Some(answer);
+    }
+    yield_now().await;
+    poll_immediate(asking).await
+}
+
 impl Shared {
     async fn exchange(
         &self,
@@ -247,10 +264,10 @@ impl Shared {
     ) -> Result<Value, LinkError> {
         let result = tokio::select! {
             biased;
-            answer = timeout(patience, asking) => match answer {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(LinkError::from(error)),
-                Err(_) => Err(LinkError::Timeout),
+            answer = in_time(patience, asking) => match answer {
+                Some(Ok(value)) => Ok(value),
+                Some(Err(error)) => Err(LinkError::from(error)),
+                None => Err(LinkError::Timeout),
             },
             () = way.over() => Err(LinkError::Cut),
         };

@@ -1,6 +1,8 @@
 //! The way to Redis: up, down, and what a request notices of either.
 
+use std::thread;
 use std::time::{Duration, Instant};
+use tokio::task::yield_now;
 use tollgate::fleet::{LinkError, Script};
 
 use crate::rig::{Attended, TIMEOUT};
@@ -115,6 +117,26 @@ async fn who_has_little_time_left_waits_no_longer_and_has_not_found_redis_slow()
     let (hasty, late) = (gateway.count("hasty").await, gateway.count("late").await);
     assert!(matches!(hasty, Ok(12)), "what was sent is carried out later: {hasty:?}");
     assert!(matches!(late, Ok(1)), "nothing is sent for who has no time at all: {late:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_late_itself_finds_the_answer_and_no_slow_redis() {
+    let server = RedisServer::start();
+    let gateway = to(&server);
+    gateway.until_up(true).await;
+    for expected in 1..=20 {
+        let be_late = async {
+            // The question is on its way before the only thread has something else to do.
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            thread::sleep(2 * TIMEOUT);
+        };
+        let (answer, ()) = tokio::join!(gateway.count("a"), be_late);
+        assert!(matches!(answer, Ok(count) if count == expected), "{answer:?}");
+    }
+    assert_eq!(gateway.sample("gateway_redis_calls_total", Some("timeout")), 0.0);
+    assert!(gateway.link.is_up());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

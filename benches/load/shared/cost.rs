@@ -73,7 +73,7 @@ fn offer(bench: &Bench<'_>, pace: Duration, rate: u64) -> anyhow::Result<Vec<Out
     let link = format!("url: \"redis://{}\"", redis.address);
     let clients = (0..Pattern::ALL.len()).map(|client| client.to_string());
     let tiers = [Tier::per_second("hot", rate, 2 * rate).of(clients)];
-    let fleet = Fleet::start(bench, "cost", &tiers, &[0; GATEWAYS].map(|_| link.clone()))?;
+    let fleet = Fleet::start(bench, "cost", &tiers, 1, &[0; GATEWAYS].map(|_| link.clone()))?;
     let (calls, begun) = (redis.calls()?, Instant::now());
     thread::sleep(IDLE);
     let idle = (redis.calls()? - calls) as f64 / begun.elapsed().as_secs_f64();

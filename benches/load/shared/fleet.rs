@@ -52,12 +52,13 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Starts them and waits until each uses Redis and counts all others. `redis` is what the
-    /// configuration of each says of it, without the braces.
+    /// Starts them and waits until each uses Redis and counts all others. A request costs `cost`
+    /// tokens; `redis` is what the configuration of each says of it, without the braces.
     pub(crate) fn start(
         bench: &Bench<'_>,
         name: &str,
         tiers: &[Tier],
+        cost: u64,
         redis: &[String; GATEWAYS],
     ) -> anyhow::Result<Self> {
         let kind = Kind { service: Duration::ZERO, slots: usize::MAX, status: 200 };
@@ -65,7 +66,7 @@ impl Fleet {
         let mut gateways = Vec::new();
         for (index, redis) in redis.iter().enumerate() {
             let listeners = free_listeners()?;
-            let config = config(listeners, origin.address, tiers, redis);
+            let config = config(listeners, origin.address, tiers, cost, redis);
             gateways.push((bench.start_gateway(&format!("{name}-{index}"), &config)?, listeners));
         }
         let mut fleet = Self { gateways, _origin: origin };
@@ -101,6 +102,16 @@ impl Fleet {
         let mut sum = 0.0;
         for gateway in 0..GATEWAYS {
             sum += self.metrics(gateway)?.get(metric).with_context(|| format!("no {metric}"))?;
+        }
+        Ok(sum)
+    }
+
+    /// Calls of Redis that were given up, over all gateways.
+    pub(crate) fn timeouts(&self) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for gateway in 0..GATEWAYS {
+            let timeouts = r#"gateway_redis_calls_total{outcome="timeout"}"#;
+            sum += self.metrics(gateway)?.get(timeouts).unwrap_or_default();
         }
         Ok(sum)
     }
@@ -155,7 +166,13 @@ impl Metrics {
     }
 }
 
-fn config(listeners: Listeners, server: SocketAddr, tiers: &[Tier], redis: &str) -> String {
+fn config(
+    listeners: Listeners,
+    server: SocketAddr,
+    tiers: &[Tier],
+    cost: u64,
+    redis: &str,
+) -> String {
     let Listeners { data, admin, metrics } = listeners;
     let (mut limits, mut known) = (String::new(), String::new());
     for Tier { name, rate, burst, clients } in tiers {
@@ -178,7 +195,7 @@ tiers:{limits}
 upstreams:
   origin: {{servers: [\"{server}\"]}}
 routes:
-  - {{name: users, path: /api/users, upstream: origin}}
+  - {{name: users, path: /api/users, upstream: origin, cost: {cost}}}
 "
     )
 }

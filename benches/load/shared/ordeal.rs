@@ -55,7 +55,7 @@ pub(crate) fn measure(
 ) -> anyhow::Result<Findings> {
     let tiers = tiers();
     let mut stage = Stage::start(bench, trouble)?;
-    let fleet = Fleet::start(bench, trouble.name(), &tiers, &stage.links()?)?;
+    let fleet = Fleet::start(bench, trouble.name(), &tiers, 1, &stage.links()?)?;
     let streams = tiers.iter().zip(RATES).map(|(tier, rate)| Stream {
         clients: tier.clients.clone(),
         pattern: Pattern::Even,
