@@ -4,7 +4,6 @@ use super::account::Account;
 use super::{AT_A_TIME, SharedLimits};
 use crate::clock;
 use crate::policy::lease;
-use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -40,15 +39,14 @@ impl SharedLimits {
                 || account.is_in_debt()
                 || is_last && account.stranded(now_ns) > 0
         });
+        let ceiling = |account: &Account| match is_last {
+            true => 0,
+            false => lease::ceiling(account.algorithm().burst(), self.live()),
+        };
+        let due: Vec<_> =
+            due.into_iter().map(|account| (account.clone(), ceiling(&account))).collect();
         for accounts in due.chunks(AT_A_TIME) {
-            join_all(accounts.iter().map(|account| {
-                let ceiling = match is_last {
-                    true => 0,
-                    false => lease::ceiling(account.algorithm().burst(), self.live()),
-                };
-                self.speak(account, ceiling)
-            }))
-            .await;
+            self.speak(accounts).await;
         }
     }
 
