@@ -11,7 +11,7 @@
 mod support;
 
 use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -65,13 +65,25 @@ fn warm_size(gateway: &Gateway) -> u64 {
     gateway.resident_bytes()
 }
 
+/// An upstream that takes no more than little buffers of the kernel, and never reads them. With
+/// large ones most of the time would go into filling them.
+fn deaf_upstream() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(CLIENT_BUFFER).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    // Nobody accepts: the kernel does, and keeps what comes.
+    socket.listen(2 * PEERS as i32).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().expect("an address");
+    (socket, address)
+}
+
 /// Checks what `peers` cost, lets them and the upstream go, and checks that they leave nothing.
-fn check_cost(gateway: &Gateway, before: u64, peers: Vec<TcpStream>, mut upstream: Upstream) {
+fn check_cost(gateway: &Gateway, before: u64, peers: Vec<TcpStream>, close: impl FnOnce()) {
     assert_eq!(peers.len(), PEERS);
     let cost = growth(gateway, before);
     assert!(cost < COST_MAX, "each costs {cost} bytes");
     drop(peers);
-    upstream.close();
+    close();
     // Nothing else happens meanwhile that could make the allocator look after its memory.
     let is_little = || (growth(gateway, before) < REST_MAX).then_some(());
     if eventually(DEADLINE, is_little).is_none() {
@@ -81,7 +93,7 @@ fn check_cost(gateway: &Gateway, before: u64, peers: Vec<TcpStream>, mut upstrea
 
 #[test]
 fn slow_readers_of_large_answers_cost_little_and_leave_nothing() {
-    let upstream = Upstream::answering(Answer::Stream(LARGE));
+    let mut upstream = Upstream::answering(Answer::Stream(LARGE));
     let gateway = Gateway::before(&upstream).server(UNHURRIED).start();
     let before = warm_size(&gateway);
     let ask = |_| {
@@ -92,13 +104,13 @@ fn slow_readers_of_large_answers_cost_little_and_leave_nothing() {
     let readers: Vec<TcpStream> = (0..PEERS).map(ask).collect();
     upstream.wait_for(PEERS);
     settled("the upstream is held back", || upstream.streamed());
-    check_cost(&gateway, before, readers, upstream);
+    check_cost(&gateway, before, readers, || upstream.close());
 }
 
 #[test]
 fn uploads_that_an_upstream_does_not_read_cost_little_and_leave_nothing() {
-    let upstream = Upstream::answering(Answer::Early(Vec::new()));
-    let patient = format!("{{servers: [\"{}\"], timeouts: {{write: 5m}}}}", upstream.address());
+    let (upstream, address) = deaf_upstream();
+    let patient = format!("{{servers: [\"{address}\"], timeouts: {{write: 5m}}}}");
     let gateway = Gateway::builder()
         .server(UNHURRIED)
         .upstreams(&format!("main: {patient}"))
@@ -114,7 +126,6 @@ fn uploads_that_an_upstream_does_not_read_cost_little_and_leave_nothing() {
         client
     };
     let mut writers: Vec<TcpStream> = (0..PEERS).map(begin).collect();
-    upstream.wait_for(PEERS);
     let piece = vec![b'w'; 1 << 18];
     let mut sent = 0;
     settled("the clients are held back", || {
@@ -126,7 +137,7 @@ fn uploads_that_an_upstream_does_not_read_cost_little_and_leave_nothing() {
         }
         sent
     });
-    check_cost(&gateway, before, writers, upstream);
+    check_cost(&gateway, before, writers, || drop(upstream));
 }
 
 #[test]
