@@ -1,6 +1,6 @@
 //! Ours beside somebody else's, in rounds that take turns.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What ours may cost.
 #[derive(Clone, Copy)]
@@ -16,27 +16,48 @@ pub(crate) enum Bound {
 /// Does something with each of these ids, and says with how many it worked.
 pub(crate) type Work<'a> = &'a dyn Fn(&[String]) -> usize;
 
+/// The ids that the work of a pair is done with.
+pub(crate) struct Ids<'a> {
+    /// Those of each round; where there are fewer than rounds, they begin anew.
+    pub(crate) of_rounds: Vec<&'a [String]>,
+    /// How often a round goes through them.
+    pub(crate) times: usize,
+}
+
+impl<'a> Ids<'a> {
+    /// All of these once in every round.
+    pub(crate) fn all(ids: &'a [String]) -> Ids<'a> {
+        Ids { of_rounds: vec![ids], times: 1 }
+    }
+}
+
 /// The columns of [`compare_pair`].
 pub(crate) fn print_head() {
     println!("\nnanoseconds                       tollgate    beside  ratio  at most");
 }
 
+/// Rounds of a comparison.
+pub(crate) const ROUNDS: usize = 15;
+
 /// Prints what the first of a pair costs for each id beside the second.
-pub(crate) fn compare_pair(name: &str, ids: &[String], pair: [Work<'_>; 2], bound: Bound) {
-    const ROUNDS: usize = 15;
-    let run = |work: Work<'_>| {
+pub(crate) fn compare_pair(name: &str, ids: &Ids<'_>, pair: [Work<'_>; 2], bound: Bound) {
+    let run = |work: Work<'_>, ids: &[String], times: usize| {
         let start = Instant::now();
-        assert_eq!(work(ids), ids.len(), "it works with every id");
-        start.elapsed()
+        for _ in 0..times {
+            assert_eq!(work(ids), ids.len(), "it works with every id");
+        }
+        start.elapsed().as_secs_f64() * 1e9 / (ids.len() * times) as f64
     };
-    let mut rounds: Vec<(Duration, Duration)> =
-        (0..ROUNDS).map(|_| (run(pair[0]), run(pair[1]))).collect();
-    let nanoseconds = |time: Duration| time.as_secs_f64() * 1e9 / ids.len() as f64;
-    let ratio = |(ours, theirs): &(Duration, Duration)| ours.as_secs_f64() / theirs.as_secs_f64();
+    let round = |of_round: &&[String]| {
+        (run(pair[0], of_round, ids.times), run(pair[1], of_round, ids.times))
+    };
+    let mut rounds: Vec<(f64, f64)> =
+        ids.of_rounds.iter().cycle().take(ROUNDS).map(round).collect();
+    let ratio = |(ours, theirs): &(f64, f64)| ours / theirs;
     rounds.sort_by(|a, b| ratio(a).total_cmp(&ratio(b)));
     let median = rounds[ROUNDS / 2];
     let ratio = ratio(&median);
-    let (ours, theirs) = (nanoseconds(median.0), nanoseconds(median.1));
+    let (ours, theirs) = median;
     let missed = |is_missed| if is_missed { "  MISSED" } else { "" };
     let verdict = match bound {
         Bound::Ratio(most) => format!("{most:>7.1}{}", missed(ratio > most)),

@@ -73,14 +73,14 @@ struct StoodThen {
 impl PastRefusals {
     /// The refusals of a trace id among the last ones; none: there are none.
     pub(super) fn of(ring: &RefusedRing, trace_id: &str) -> Option<PastRefusals> {
-        let refusals: Vec<_> = ring.of_trace(trace_id).iter().map(PastRefusal::of).collect();
+        let refusals = ring.of_trace(trace_id, PastRefusal::of);
         let trace_id = trace_id.to_owned();
         (!refusals.is_empty()).then_some(PastRefusals { trace_id, refusals })
     }
 }
 
 impl PastRefusal {
-    fn of(refused: &Refused) -> PastRefusal {
+    fn of(refused: &Refused<'_>) -> PastRefusal {
         let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
         PastRefusal {
             at: refused.at.round(Unit::Millisecond).unwrap_or(refused.at),
@@ -88,17 +88,17 @@ impl PastRefusal {
             refusal: refused.reason,
             refused_by: refused
                 .policy
-                .map(|(kind, name)| RefusedBy { kind, name: name.to_string() }),
+                .map(|(kind, name)| RefusedBy { kind, name: name.to_owned() }),
             retry_after_seconds: refused.retry_after_seconds,
             limit: refused.tokens.map(|(tokens_remaining, burst, full_in_seconds)| StoodThen {
                 tokens_remaining,
                 burst,
                 full_in_seconds,
             }),
-            route: named(&refused.route),
-            client: named(&refused.client),
+            route: named(refused.route),
+            client: named(refused.client),
             identified_by: refused.identified_by.map(identified_by),
-            tier: named(&refused.tier),
+            tier: named(refused.tier),
         }
     }
 }

@@ -36,10 +36,8 @@ pub fn find_route(
 /// The host of a `Host` header, without the port; empty where there is none.
 pub fn host_name(host: Option<&HeaderValue>) -> &str {
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    }
+    let name = host.trim_end_matches(|c: char| c.is_ascii_digit());
+    name.strip_suffix(':').unwrap_or(host)
 }
 
 /// Whether a request's body, as far as it says how long that is, fits its route.

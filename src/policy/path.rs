@@ -59,8 +59,8 @@ impl Target<'_> {
 /// # Errors
 /// What the target contains that may be read in more than one way.
 pub fn normalize(target: &str) -> Result<Target<'_>, PathFault> {
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    let (path, query) = match memchr::memchr(b'?', target.as_bytes()) {
+        Some(mark) => (&target[..mark], Some(&target[mark + 1..])),
         None => (target, None),
     };
     if !path.starts_with('/') {
@@ -74,7 +74,7 @@ pub fn normalize(target: &str) -> Result<Target<'_>, PathFault> {
     } else {
         rewrite(path.as_bytes())?.into()
     };
-    if path.split('/').any(|segment| segment == "." || segment == "..") {
+    if path.as_bytes().split(|&byte| byte == b'/').any(|segment| matches!(segment, b"." | b"..")) {
         return Err(PathFault::DotSegment);
     }
     Ok(Target { path, query })
@@ -87,8 +87,21 @@ const fn is_unreserved(byte: u8) -> bool {
 
 /// Characters a path may hold as they are: `pchar` and the slash.
 const fn is_path(byte: u8) -> bool {
-    is_unreserved(byte) || is_sub_delimiter(byte) || matches!(byte, b':' | b'@' | b'/')
+    PATH[byte as usize]
 }
+
+const PATH: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let of_path = byte as u8;
+        table[byte] = is_unreserved(of_path)
+            || is_sub_delimiter(of_path)
+            || matches!(of_path, b':' | b'@' | b'/');
+        byte += 1;
+    }
+    table
+};
 
 const fn is_sub_delimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')

@@ -6,7 +6,7 @@ use super::context::Context;
 use super::{Proxy, guard, trace};
 use crate::clock;
 use crate::decision::refusal::Refusal;
-use crate::gateway::refused::{Refused, fitting};
+use crate::gateway::refused::Refused;
 use crate::telemetry::access_log::{Entry, Try};
 use crate::wire::guard::GuardedStream;
 use http::{Version, header};
@@ -24,15 +24,16 @@ impl Proxy {
         };
         let identity = ctx.identity.as_ref();
         let route = ctx.route.map(|route| &*ctx.generation.route_config(route).name);
-        self.gateway.refused.keep(Refused {
+        let tier = ctx.tier().map(|tier| &*ctx.generation.config.tiers.get(tier).name);
+        self.gateway.refused.keep(&Refused {
             at: clock::timestamp(),
-            trace_id: fitting(trace::text(&ctx.trace_id)),
-            client: fitting(identity.map_or("", |identity| &identity.name)),
+            trace_id: trace::text(&ctx.trace_id),
+            client: identity.map_or("", |identity| &identity.name),
             identified_by: identity.map(|identity| identity.kind),
-            tier: fitting(ctx.tier_name().as_deref().unwrap_or_default()),
-            route: fitting(route.unwrap_or_default()),
+            tier: tier.unwrap_or_default(),
+            route: route.unwrap_or_default(),
             reason: refusal.name(),
-            policy: refusal.policy().map(|(member, name)| (member, fitting(name))),
+            policy: refusal.policy(),
             status,
             retry_after_seconds: refusal.retry_after_seconds(),
             tokens: standing.map(|s| (s.tokens, s.burst, s.full_in_seconds)),

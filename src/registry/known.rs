@@ -9,7 +9,9 @@ use subtle::ConstantTimeEq;
 /// What the configuration says of clients; made anew with every configuration.
 #[derive(Debug, Default)]
 pub struct KnownClients {
-    tiers: HashMap<Arc<str>, Option<TierId>>,
+    /// Only the configuration puts something in, so no id that a request brings makes a lookup
+    /// long, and a fast hash will do.
+    tiers: foldhash::HashMap<Arc<str>, Option<TierId>>,
     /// Their ids in order, to list them.
     ids: Box<[Arc<str>]>,
     api_keys: HashMap<[u8; 32], (ApiKeyHash, Arc<str>)>,

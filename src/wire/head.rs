@@ -261,9 +261,7 @@ fn is_host(value: &[u8]) -> bool {
     };
     let is_port =
         |port: &[u8]| port.is_empty() || parse_length(port).is_some_and(|port| port <= 65_535);
-    let is_name = |host: &[u8]| {
-        host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'))
-    };
+    let is_name = |host: &[u8]| host.iter().all(|&byte| NAME[byte as usize]);
     let is_ipv6 = |host: &[u8]| {
         host.strip_prefix(b"[")
             .and_then(|host| host.strip_suffix(b"]"))
@@ -285,6 +283,19 @@ const TOKEN: [bool; 256] = {
         table[byte] = matches!(byte as u8,
             b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
             | b'`' | b'|' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z');
+        byte += 1;
+    }
+    table
+};
+
+/// Bytes of a host's name, an IPv4 address included.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let of_name = byte as u8;
+        table[byte] =
+            of_name.is_ascii_alphanumeric() || matches!(of_name, b'-' | b'.' | b'_' | b'~');
         byte += 1;
     }
     table

@@ -97,7 +97,9 @@ impl Pace {
             self.settle(now());
             self.acked = None;
         }
-        self.earn(bytes as u64, rate);
+        if bytes > 0 {
+            self.earn(bytes as u64, rate);
+        }
     }
 
     fn settle(&mut self, now: Instant) {

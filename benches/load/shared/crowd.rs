@@ -142,6 +142,11 @@ impl Load {
     }
 }
 
+/// Beyond this many requests per second those of [`SHORTEST_SLEEP`] go out at a time: a thread that
+/// slept before each would take the core from gateways and Redis.
+const FAST: f64 = 3000.0;
+const SHORTEST_SLEEP: Duration = Duration::from_micros(400);
+
 /// Says of each request when it is due, until the load is stopped. It has a thread of its own:
 /// a runtime's clock wakes to the millisecond, and all requests of one would go out at a time.
 fn keep_time(
@@ -151,12 +156,17 @@ fn keep_time(
     sender: &mpsc::Sender<(Shot, usize)>,
 ) {
     let mut numbers = vec![0_u64; streams.len()];
+    let is_fast = streams.iter().map(|stream| stream.rate).sum::<f64>() > FAST;
+    let shortest = if is_fast { SHORTEST_SLEEP } else { Duration::ZERO };
     for _ in 0..MAX_REQUESTS {
         let due =
             |stream: usize| Duration::from_secs_f64(numbers[stream] as f64 / streams[stream].rate);
         let Some(stream) = (0..streams.len()).min_by_key(|stream| due(*stream)) else { return };
         let due = due(stream);
-        thread::sleep(due.saturating_sub(begun.elapsed()));
+        let early = due.saturating_sub(begun.elapsed());
+        if !early.is_zero() {
+            thread::sleep(early.max(shortest));
+        }
         if is_stopped.load(Ordering::Relaxed) || due > MAX_LENGTH {
             return;
         }
