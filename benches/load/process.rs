@@ -1,13 +1,15 @@
 //! Child processes: started on one core, measured from `/proc`, ended by their ids.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use socket2::{Domain, Socket, Type};
 
 /// How long a child may take to end after it was asked to.
 const END_DEADLINE: Duration = Duration::from_secs(3);
@@ -272,15 +274,17 @@ pub(crate) fn raise_open_files(wanted: u64) -> anyhow::Result<u64> {
     Ok(reachable)
 }
 
-/// Loopback addresses with ports nobody uses, all different from each other.
+/// Loopback addresses for programs to listen on. Each is held by a socket that is bound and never
+/// listens, so that none is given to a connection of somebody else before its program has it.
 pub(crate) fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    static HELD: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    // All are held until the last one is known, else one port could come twice.
-    let mut held = Vec::with_capacity(N);
     for address in &mut addresses {
-        let listener = TcpListener::bind(*address)?;
-        *address = listener.local_addr()?;
-        held.push(listener);
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&(*address).into())?;
+        *address = socket.local_addr()?.as_socket().context("a socket without an address")?;
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
     }
     Ok(addresses)
 }

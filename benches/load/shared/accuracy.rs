@@ -23,8 +23,10 @@ const LARGEST: u64 = 10_000;
 /// tokens tries it all the same.
 const COSTS: [u64; 4] = [1, 2, 4, 10];
 
-/// The p99 beyond which gateways or load have more than they can do.
-const LATEST: Duration = Duration::from_millis(200);
+/// The p99 beyond which gateways or load have more than they can do: twice `redis.timeout`. A gateway
+/// that is late by so much goes on with its share, as the ladder has it, and what is tried then is
+/// the ladder.
+const LATEST: Duration = Duration::from_millis(20);
 
 /// One limit and how it is tried.
 struct Trial {
@@ -150,7 +152,8 @@ fn outcome(
     ensure!(!shots.is_empty(), "nothing was sent");
     let offered = shots.len() as f64 / trial.length.as_secs_f64();
     let p99 = quantile(shots.iter().map(Shot::took).collect(), 0.99);
-    if offered < trial.offered * LEAST_OFFERED || p99 > LATEST {
+    let lost = shots.iter().any(|shot| shot.status.is_none());
+    if offered < trial.offered * LEAST_OFFERED || p99 > LATEST || lost {
         return Err(TooMuch(trial.offered, offered, p99).into());
     }
     let Allowance { rate, burst } = trial.tier.allowance()?;
@@ -210,8 +213,8 @@ fn judge(outcomes: &[Outcome]) -> Findings {
         title: "Accuracy of limits shared by four gateways",
         setting: "Four gateways with one worker each and one Redis; a client of its own for each row, \
              whose requests go out at a constant rate, whether or not answers come, to the gateways \
-             by the pattern. Where a machine cannot offer 1.3 times as many requests as the limit \
-             has tokens, a request costs several. A request counts for a window of time when it was sent and \
+             by the pattern. Where a machine cannot do 1.3 times as many requests as the limit has \
+             tokens (all of them sent, p99 at most 20 ms), a request costs several. A request counts for a window of time when it was sent and \
              answered inside it, and all windows of all lengths are looked at. What one bucket would \
              have admitted is the same requests, at the times they were sent, replayed against one \
              bucket. Calls of Redis that were given up and tokens that were let pass without it are \
