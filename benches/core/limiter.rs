@@ -112,8 +112,15 @@ impl Ours {
 
     fn decide_all(&self, demands: &[Demand<'_>]) -> bool {
         let mut receipt = Receipt::default();
-        let verdict = self.limiter.decide(demands, &self.bucket, &mut receipt, NOW, || NOW);
-        matches!(verdict, Verdict::Admitted(_))
+        self.limiter.admit(demands, &self.bucket, &mut receipt, NOW, || NOW).is_ok()
+    }
+
+    /// The tokens that are left as well, which the headers of the answer tell.
+    fn decide_and_tell(&self, client: &ClientId) -> bool {
+        let holder = self.limiter.digest(KeyKind::Header, client.as_bytes());
+        let (demands, mut receipt) = ([self.demand(0, holder)], Receipt::default());
+        let verdict = self.limiter.decide(&demands, &self.bucket, &mut receipt, NOW, || NOW);
+        matches!(verdict, Verdict::Admitted(Some(standing)) if black_box(standing.tokens) > 0)
     }
 }
 
@@ -197,8 +204,9 @@ fn table(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Prints what a decision costs beside `governor`'s and what it may cost; and what it costs in a
-/// file beside memory, for which there is no bound.
+/// Prints what a decision costs beside `governor`'s and what it may cost; and, for which there is
+/// no bound, what it costs in a file beside memory, and where the answer's headers shall tell how
+/// many tokens are left, which `governor` is not asked.
 pub(crate) fn compare() {
     // Another key in each round: where in memory a bucket lies happens to suit one limiter or the
     // other, and may cost half as much again. So few copies that they stay in the cache.
@@ -212,6 +220,7 @@ fn compare_on(name: &str, known: usize, ids: &Ids<'_>, slots: usize, bound: f64)
     let (heap, mapped, theirs) = (Ours::new(slots), Ours::mapped(slots), governor());
     let count = |ours: &Ours, ids: &[ClientId]| ids.iter().filter(|id| ours.decide(id)).count();
     let theirs = |ids: &[ClientId]| ids.iter().filter(|id| theirs.check_key(id).is_ok()).count();
+    let told = |ids: &[ClientId]| ids.iter().filter(|id| heap.decide_and_tell(id)).count();
     let heap = |ids: &[ClientId]| count(&heap, ids);
     let mapped = |ids: &[ClientId]| count(&mapped, ids);
     let known: Vec<ClientId> = (0..known).map(client).collect();
@@ -219,4 +228,5 @@ fn compare_on(name: &str, known: usize, ids: &Ids<'_>, slots: usize, bound: f64)
     compare_pair(name, ids, [&heap, &theirs], Bound::Ratio(bound));
     compare_pair(&format!("{name}, in a file"), ids, [&mapped, &theirs], Bound::Ratio(bound));
     compare_pair("  in a file beside memory", ids, [&mapped, &heap], Bound::None);
+    compare_pair("  and how many tokens are left", ids, [&told, &theirs], Bound::None);
 }

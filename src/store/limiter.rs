@@ -4,7 +4,7 @@
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::mapped::TableFile;
 use super::table::{Charge, Class, Payment, Place, Table};
-use crate::policy::gcra::{self, Answer, Level};
+use crate::policy::gcra::Answer;
 use crate::policy::leaky_bucket;
 use crate::policy::limit::{MAX_LIMITS, MAX_ROLES};
 use crate::policy::meter::Meter;
@@ -50,7 +50,6 @@ pub struct Standing {
 }
 
 impl Standing {
-    #[inline]
     fn new(
         demand: &Demand<'_>,
         limit: Meter<'_>,
@@ -58,7 +57,7 @@ impl Standing {
         wait_ns: Option<u64>,
         now: u64,
     ) -> Standing {
-        let (policy, level) = (demand.policy, level_of(limit, state, now));
+        let (policy, level) = (demand.policy, limit.level(state, now));
         let (burst, window_seconds) = (limit.burst(), limit.window_seconds());
         // The rounded emission interval may put a bucket a hair beyond its window.
         let full_in_seconds = level.full_in_ns.div_ceil(1_000_000_000);
@@ -152,7 +151,6 @@ impl Receipt {
         }
     }
 
-    #[inline]
     fn add(&mut self, demand: &Demand<'_>, state: u64, place: Place, now: u64) {
         let Demand { policy, key, meter, cost, .. } = *demand;
         if let Meter::LeakyBucket(bucket) = meter
@@ -214,8 +212,30 @@ impl Limiter {
         }
     }
 
-    /// Decides a request: charges every demand, or none. What was charged is written on
-    /// `receipt`.
+    /// Decides a request, and says how it stands towards what it met; see
+    /// [`admit`](Limiter::admit).
+    pub fn decide(
+        &self,
+        demands: &[Demand<'_>],
+        overflow: &TokenBucket,
+        receipt: &mut Receipt,
+        now: u64,
+        clock: impl Fn() -> u64,
+    ) -> Verdict {
+        match self.admit(demands, overflow, receipt, now, clock) {
+            Ok(()) => {
+                let standings = receipt.charges.iter().zip(demands).map(|(charged, demand)| {
+                    let limit = limit_at(charged.payment.place, demand.meter, overflow);
+                    Standing::new(demand, limit, charged.payment.state, Some(0), now)
+                });
+                Verdict::Admitted(standings.reduce(Standing::tighter))
+            }
+            Err(standing) => Verdict::Refused(standing),
+        }
+    }
+
+    /// Charges every demand of a request, or none. What was charged is written on `receipt`, in
+    /// the order of the demands.
     ///
     /// The common case charges in order and is done. A refusal gives back what was charged
     /// before it, so for that instant another request may meet an emptier bucket than there
@@ -225,36 +245,61 @@ impl Limiter {
     ///
     /// `clock` is read where `now` would be too old: for refunds, and for limits that have
     /// become smaller.
-    pub fn decide(
+    ///
+    /// # Errors
+    /// How the refusing policy with the longest wait stands.
+    // Small enough to become part of its caller: a processor that waits for a bucket's memory
+    // looks so many instructions ahead, and with few of them it begins what comes next meanwhile.
+    #[inline]
+    pub fn admit(
         &self,
         demands: &[Demand<'_>],
         overflow: &TokenBucket,
         receipt: &mut Receipt,
         now: u64,
         clock: impl Fn() -> u64,
-    ) -> Verdict {
+    ) -> Result<(), Standing> {
         receipt.charges.clear();
         receipt.delay = None;
-        let mut tightest: Option<Standing> = None;
         for demand in demands {
-            match self.charge(demand, overflow, now, &clock) {
-                Charge::Taken { state, place } => {
-                    receipt.add(demand, state, place, now);
-                    let limit = limit_at(place, demand.meter, overflow);
-                    let next = Standing::new(demand, limit, state, Some(0), now);
-                    tightest = Some(tightest.map_or(next, |tightest| tightest.tighter(next)));
+            let Demand { policy, key, meter, cost, .. } = *demand;
+            match self.table.charge_at_once(key, meter, cost, now) {
+                Some(state) => {
+                    let payment = Payment { place: Place::Own, state, cost, at: now };
+                    receipt.charges.push(Charged { policy, key, payment });
                 }
-                Charge::Refused { state, wait_ns, place } => {
-                    for (charged, demand) in receipt.charges.drain(..).zip(demands) {
-                        self.refund(&charged, demand.meter, overflow, &clock);
-                    }
-                    let limit = limit_at(place, demand.meter, overflow);
-                    let first = Standing::new(demand, limit, state, wait_ns, now);
-                    return Verdict::Refused(self.longest_wait(first, demands, overflow, now));
-                }
+                None => self.admit_one(demand, demands, overflow, receipt, now, &clock)?,
             }
         }
-        Verdict::Admitted(tightest)
+        Ok(())
+    }
+
+    /// Charges one demand, whatever it takes. Where it refuses, the others get back what is on
+    /// the receipt.
+    #[inline(never)]
+    fn admit_one(
+        &self,
+        demand: &Demand<'_>,
+        demands: &[Demand<'_>],
+        overflow: &TokenBucket,
+        receipt: &mut Receipt,
+        now: u64,
+        clock: &impl Fn() -> u64,
+    ) -> Result<(), Standing> {
+        match self.charge(demand, overflow, now, clock) {
+            Charge::Taken { state, place } => {
+                receipt.add(demand, state, place, now);
+                Ok(())
+            }
+            Charge::Refused { state, wait_ns, place } => {
+                for (charged, demand) in receipt.charges.drain(..).zip(demands) {
+                    self.refund(&charged, demand.meter, overflow, clock);
+                }
+                let limit = limit_at(place, demand.meter, overflow);
+                let first = Standing::new(demand, limit, state, wait_ns, now);
+                Err(self.longest_wait(first, demands, overflow, now))
+            }
+        }
     }
 
     /// Charges limits that are only watched, each by itself and whatever the others say, and
@@ -354,7 +399,6 @@ impl Limiter {
         Standing::new(demand, limit, state, wait_ns, now)
     }
 
-    #[inline]
     fn charge(
         &self,
         demand: &Demand<'_>,
@@ -423,19 +467,5 @@ fn limit_at<'a>(place: Place, own: Meter<'a>, overflow: &'a TokenBucket) -> Mete
     match place {
         Place::Own => own,
         Place::Overflow => Meter::TokenBucket(overflow),
-    }
-}
-
-/// Reads a token bucket's level here, and any other behind a call: one that gives two numbers, for
-/// what gives more goes through memory, and every admission would with it.
-#[inline]
-fn level_of(limit: Meter<'_>, state: u64, now: u64) -> Level {
-    #[inline(never)]
-    fn of_another(limit: Meter<'_>, state: u64, now: u64) -> Level {
-        limit.level(state, now)
-    }
-    match limit {
-        Meter::TokenBucket(bucket) => gcra::level(bucket, state, now),
-        other => of_another(other, state, now),
     }
 }

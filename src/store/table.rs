@@ -216,37 +216,30 @@ impl Table {
         }
     }
 
-    /// Takes `cost` tokens from the bucket of `key`, or from the overflow bucket, whose
-    /// limit is `overflow`, when the set has no room for the key.
+    /// Takes `cost` tokens from the bucket of `key` as nearly every charge does: from a token
+    /// bucket that is found at the first look, has them, and is not charged by anybody else in
+    /// between. The state after it; `None`, and nothing is changed, when any of this is not so,
+    /// and [`charge`](Table::charge) knows more.
     #[inline]
-    pub fn charge(
-        &self,
-        key: Key,
-        class: Class,
-        meter: Meter<'_>,
-        overflow: &TokenBucket,
-        cost: u32,
-        now: u64,
-    ) -> Charge {
-        // Nearly every charge is of a token bucket, finds it at the first look and is done. The
-        // rest is behind a call, for what these few instructions carry along for it would cost
-        // them a fifth; and a processor that waits for memory looks ahead by so many instructions,
-        // so that with few of them it begins what comes next meanwhile.
-        if let Meter::TokenBucket(bucket) = meter {
+    pub fn charge_at_once(&self, key: Key, meter: Meter<'_>, cost: u32, now: u64) -> Option<u64> {
+        if let Meter::TokenBucket(bucket) = meter
+            && cost > 0
+        {
             let set = self.set(key);
             let (index, slot) = set.first(key);
             if slot.is_live_for(key)
                 && let Answer::Admit(state) = gcra::ask(bucket, slot.state, cost, now)
                 && set.swap(index, slot, Slot { state, ..slot })
             {
-                return Charge::Taken { state, place: Place::Own };
+                return Some(state);
             }
         }
-        self.charge_anywhere(key, class, meter, overflow, cost, now)
+        None
     }
 
-    #[inline(never)]
-    fn charge_anywhere(
+    /// Takes `cost` tokens from the bucket of `key`, or from the overflow bucket, whose
+    /// limit is `overflow`, when the set has no room for the key.
+    pub fn charge(
         &self,
         key: Key,
         class: Class,
