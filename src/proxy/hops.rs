@@ -86,12 +86,21 @@ fn remove_nominated(headers: &mut HeaderMap) {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .map(str::trim)
+        // Nearly always there is nothing else, and that names no field that is still there when
+        // the headers for one connection are gone.
+        .filter(|name| !is_persistence(name))
+        .filter_map(|name| HeaderName::try_from(name).ok())
         .filter(|name| *name != header::UPGRADE && !PROTECTED.contains(name))
         .collect();
     for name in nominated {
         headers.remove(name);
     }
+}
+
+/// Whether a name in `Connection` only says whether the connection goes on.
+fn is_persistence(name: &str) -> bool {
+    name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close")
 }
 
 fn wants_trailers(headers: &HeaderMap) -> bool {

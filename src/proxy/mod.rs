@@ -92,12 +92,13 @@ impl ProxyHttp for Proxy {
             guard.take_request();
         }
         let mut passage = self.admit(session, ctx);
+        // What few requests wait for is on the heap, so that the others carry no room for it:
+        // Pingora has this future moved there, whatever its size.
         if passage.is_ok() && ctx.pending.is_some() {
-            // On the heap, so that the many requests that need not ask carry no room for it.
             passage = Box::pin(self.ask_store(ctx)).await.and(passage);
         }
         if passage.is_ok() && ctx.receipt.delay().is_some() {
-            passage = self.hold_back(session, ctx).await?.and(passage);
+            passage = Box::pin(self.hold_back(session, ctx)).await?.and(passage);
         }
         let passage = match passage {
             Ok(passage) if ctx.needs_place() => {
@@ -122,14 +123,15 @@ impl ProxyHttp for Proxy {
                 Ok(false)
             }
             Ok(Passage::Probe) => {
-                respond::readiness(session, ctx, self.gateway.lifecycle.is_ready()).await?;
+                let is_ready = self.gateway.lifecycle.is_ready();
+                Box::pin(respond::readiness(session, ctx, is_ready)).await?;
                 Ok(true)
             }
             Err(refusal) => {
                 if refusal.is_blocking() {
                     self.gateway.metrics.blocked.fetch_add(1, Ordering::Relaxed);
                 }
-                respond::refuse(session, ctx, refusal).await?;
+                Box::pin(respond::refuse(session, ctx, refusal)).await?;
                 Ok(true)
             }
         }

@@ -32,11 +32,11 @@ impl Proxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Result<(), Refusal>, Box<Error>> {
-        let has_body = ctx.has_body;
-        let taken = tokio::select! {
-            biased;
-            taken = self.try_take(ctx) => taken,
-            gone = gone(session), if !has_body => return Err(gone),
+        let taken = match self.take_free(ctx) {
+            Ok(true) => Ok(()),
+            // On the heap, so that the many requests that find a place carry no room for it.
+            Ok(false) => Box::pin(queue(session, ctx)).await?,
+            Err(refusal) => Err(refusal),
         };
         if taken.is_err() {
             ctx.attempts.ticket = None;
@@ -46,29 +46,43 @@ impl Proxy {
         Ok(taken)
     }
 
-    async fn try_take(&self, ctx: &mut Context) -> Result<(), Refusal> {
+    /// Takes what is free; `false` where a place at the upstream has to be waited for.
+    fn take_free(&self, ctx: &mut Context) -> Result<bool, Refusal> {
         if let (Some(max), Some(holder)) = (ctx.client_cap(), ctx.holder) {
             let place = self.gateway.client_places.enter(holder, max);
             let tier = || ctx.tier_name().unwrap_or_default();
             let place = place.ok_or_else(|| Refusal::ClientBusy { tier: tier(), max })?;
             ctx.client_place = Some(place);
         }
-        let Some(route) = ctx.route else { return Ok(()) };
-        let generation = ctx.generation.clone();
-        let upstream = generation.upstream_of(route);
-        let Some(places) = &upstream.places else { return Ok(()) };
-        if let Some(place) = places.try_take() {
-            ctx.place = Some(place);
-            return Ok(());
-        }
-        ctx.has_queued = true;
-        let rank = ctx.tier().map_or(0, |tier| tier.0);
-        let time_left = ctx.time_left().unwrap_or(Duration::MAX);
-        let place = places.take(rank, time_left).await;
-        let busy = |why: NoPlace| Refusal::saturated(upstream, why.into());
-        ctx.place = Some(place.map_err(busy)?);
-        Ok(())
+        let upstream = ctx.route.map(|route| ctx.generation.upstream_of(route));
+        let Some(places) = upstream.and_then(|upstream| upstream.places.as_ref()) else {
+            return Ok(true);
+        };
+        ctx.place = places.try_take();
+        Ok(ctx.place.is_some())
     }
+}
+
+/// Waits for a place at the upstream.
+async fn queue(
+    session: &mut Session,
+    ctx: &mut Context,
+) -> Result<Result<(), Refusal>, Box<Error>> {
+    let (Some(route), generation) = (ctx.route, ctx.generation.clone()) else { return Ok(Ok(())) };
+    let upstream = generation.upstream_of(route);
+    let Some(places) = &upstream.places else { return Ok(Ok(())) };
+    ctx.has_queued = true;
+    let rank = ctx.tier().map_or(0, |tier| tier.0);
+    let time_left = ctx.time_left().unwrap_or(Duration::MAX);
+    let has_body = ctx.has_body;
+    let place = tokio::select! {
+        biased;
+        place = places.take(rank, time_left) => place,
+        gone = gone(session), if !has_body => return Err(gone),
+    };
+    Ok(place
+        .map(|place| ctx.place = Some(place))
+        .map_err(|why: NoPlace| Refusal::saturated(upstream, why.into())))
 }
 
 /// Waits until the client has gone. Only for requests without a body, for it would read that.

@@ -26,7 +26,7 @@ pub struct Server {
     /// Its share among the upstream's servers, 1 to 1 000.
     pub weight: u32,
     /// Made once; an attempt takes a copy.
-    peer: Option<HttpPeer>,
+    peer: Option<Box<HttpPeer>>,
     in_flight: AtomicU32,
     latency: Latency,
     is_drained: AtomicBool,
@@ -56,7 +56,7 @@ impl Server {
             configured,
             address,
             weight: server.weight.max(1),
-            peer: address.map(|address| peer(address, belonging.timeouts)),
+            peer: address.map(|address| Box::new(peer(address, belonging.timeouts))),
             in_flight: AtomicU32::new(0),
             latency: Latency::default(),
             is_drained: AtomicBool::new(false),
@@ -69,7 +69,7 @@ impl Server {
 
     /// A peer for one attempt; none: its name does not resolve, and it is never chosen.
     pub fn peer(&self) -> Option<Box<HttpPeer>> {
-        self.peer.clone().map(Box::new)
+        self.peer.clone()
     }
 
     /// Counts an attempt as in flight until the guard is dropped.
