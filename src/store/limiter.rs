@@ -3,6 +3,7 @@
 
 use super::key::{Digest, Key, KeyHasher, KeyKind};
 use super::mapped::TableFile;
+pub use super::standing::Standing;
 use super::table::{Charge, Class, Payment, Place, Table};
 use crate::policy::gcra::Answer;
 use crate::policy::leaky_bucket;
@@ -29,66 +30,6 @@ pub struct Demand<'a> {
     pub meter: Meter<'a>,
     /// Tokens asked for; `0` passes without touching the bucket.
     pub cost: u32,
-}
-
-/// How one policy stands towards a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// The policy's index, as in [`Demand::policy`].
-    pub policy: usize,
-    /// Tokens the bucket holds when full.
-    pub burst: u64,
-    /// Seconds the bucket takes from empty to full, or its window's length, rounded up.
-    pub window_seconds: u64,
-    /// Whole tokens left.
-    pub tokens: u64,
-    /// Seconds until the bucket is full, rounded up.
-    pub full_in_seconds: u64,
-    /// Nanoseconds until the request would pass; `0` when it does now, `None` when its
-    /// cost is above the burst and no wait helps.
-    pub wait_ns: Option<u64>,
-}
-
-impl Standing {
-    fn new(
-        demand: &Demand<'_>,
-        limit: Meter<'_>,
-        state: u64,
-        wait_ns: Option<u64>,
-        now: u64,
-    ) -> Standing {
-        let (policy, level) = (demand.policy, limit.level(state, now));
-        let (burst, window_seconds) = (limit.burst(), limit.window_seconds());
-        // The rounded emission interval may put a bucket a hair beyond its window.
-        let full_in_seconds = level.full_in_ns.div_ceil(1_000_000_000);
-        let full_in_seconds = full_in_seconds.min(limit.max_reset_seconds());
-        Standing { policy, burst, window_seconds, tokens: level.tokens, full_in_seconds, wait_ns }
-    }
-
-    /// Whether it refuses the request now.
-    pub fn refuses(&self) -> bool {
-        self.wait_ns != Some(0)
-    }
-
-    /// The same as one that refuses `cost` tokens for so long; none: for ever.
-    pub fn refused_for(self, wait_ns: Option<u64>, cost: u32) -> Standing {
-        let tokens = self.tokens.min(u64::from(cost.saturating_sub(1)));
-        Standing { wait_ns, tokens, ..self }
-    }
-
-    /// Whichever has the longer wait, none at all being the longest; `self` among equals.
-    pub fn longer(self, other: Standing) -> Standing {
-        let length = |standing: &Standing| standing.wait_ns.unwrap_or(u64::MAX);
-        if length(&other) > length(&self) { other } else { self }
-    }
-
-    /// Whichever has the smaller share of its burst left; `self` among equals.
-    pub fn tighter(self, other: Standing) -> Standing {
-        // a/b < c/d without division; bursts are far below 2^64, the product is not.
-        let is_other = u128::from(other.tokens) * u128::from(self.burst)
-            < u128::from(self.tokens) * u128::from(other.burst);
-        if is_other { other } else { self }
-    }
 }
 
 /// How a demand would fare if it was charged now.
@@ -226,7 +167,7 @@ impl Limiter {
             Ok(()) => {
                 let standings = receipt.charges.iter().zip(demands).map(|(charged, demand)| {
                     let limit = limit_at(charged.payment.place, demand.meter, overflow);
-                    Standing::new(demand, limit, charged.payment.state, Some(0), now)
+                    Standing::new(demand.policy, limit, charged.payment.state, Some(0), now)
                 });
                 Verdict::Admitted(standings.reduce(Standing::tighter))
             }
@@ -296,7 +237,7 @@ impl Limiter {
                     self.refund(&charged, demand.meter, overflow, clock);
                 }
                 let limit = limit_at(place, demand.meter, overflow);
-                let first = Standing::new(demand, limit, state, wait_ns, now);
+                let first = Standing::new(demand.policy, limit, state, wait_ns, now);
                 Err(self.longest_wait(first, demands, overflow, now))
             }
         }
@@ -396,7 +337,7 @@ impl Limiter {
             Answer::Wait(ns) => Some(ns),
             Answer::Never => None,
         };
-        Standing::new(demand, limit, state, wait_ns, now)
+        Standing::new(demand.policy, limit, state, wait_ns, now)
     }
 
     fn charge(

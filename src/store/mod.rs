@@ -6,6 +6,7 @@ pub mod key;
 pub mod limiter;
 pub mod mapped;
 mod set;
+mod standing;
 pub mod table;
 
 /// Memory for whoever else has a table that is read at random.
