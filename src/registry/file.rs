@@ -13,7 +13,7 @@ use crate::config::ApiKeyHash;
 use crate::policy::rate::TokenBucket;
 use redb::backends::InMemoryBackend;
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
     ReadableTableMetadata, StorageError, Table, TableDefinition, WriteTransaction,
 };
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -26,6 +26,8 @@ use thiserror::Error;
 
 /// Its name in `state_dir`.
 pub(super) const FILE_NAME: &str = "registry.redb";
+/// A file's name until it is a registry.
+const NEW: &str = "registry.redb.new";
 
 /// Bytes of pages kept in memory. Requests never come here; this is for administrators.
 const CACHE_BYTES: usize = 8 << 20;
@@ -86,24 +88,38 @@ pub(super) struct Store {
 impl Store {
     /// One that ends with the process.
     pub(super) fn in_memory(writer: Option<u64>) -> Result<Store, OpenError> {
-        let made = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(InMemoryBackend::new());
-        Store::prepared(made, writer)
+        Store::prepared(builder().create_with_backend(InMemoryBackend::new()), writer)
     }
 
     /// The file in `folder`, made where it is missing, checked page by page where it is not.
     pub(super) fn open(folder: &Path, writer: Option<u64>) -> Result<Store, OpenError> {
-        make_file(folder).map_err(|error| OpenError::OutOfReach(error.to_string()))?;
+        let is_there = prepare(folder).map_err(|error| OpenError::OutOfReach(error.to_string()))?;
         // A damaged file should be an error, and is a panic at worst.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let opened = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .set_check_integrity_on_open(true)
-                .create(folder.join(FILE_NAME));
-            Store::prepared(opened, writer)
+        let opened = catch_unwind(AssertUnwindSafe(|| match is_there {
+            true => Store::prepared(builder().open(folder.join(FILE_NAME)), writer),
+            false => Store::made(folder, writer),
         }));
         opened.unwrap_or_else(|_| Err(OpenError::Damaged("its contents are inconsistent".into())))
+    }
+
+    /// Makes the file. It has its name only once it is a registry, so that what a process leaves
+    /// behind that ends in the middle is never taken for one that was damaged.
+    fn made(folder: &Path, writer: Option<u64>) -> Result<Store, OpenError> {
+        let new = folder.join(NEW);
+        let out_of_reach = |error: io::Error| OpenError::OutOfReach(error.to_string());
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(out_of_reach(error));
+            }
+            _ => {}
+        }
+        let options = OpenOptions::new().write(true).create_new(true).mode(0o600).to_owned();
+        options.open(&new).map_err(out_of_reach)?;
+        let store = Store::prepared(builder().create(&new), writer)?;
+        fs::rename(&new, folder.join(FILE_NAME)).map_err(out_of_reach)?;
+        // Its name should outlive a power cut as well as its contents.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(out_of_reach)?;
+        Ok(store)
     }
 
     fn prepared(
@@ -153,17 +169,19 @@ impl Store {
     }
 }
 
-/// Makes the file where there is none; it belongs to its user alone.
-fn make_file(folder: &Path) -> io::Result<()> {
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+/// Makes the folder where there is none, and says whether a file is in it, which then belongs to
+/// its user alone.
+fn prepare(folder: &Path) -> io::Result<bool> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let path = folder.join(FILE_NAME);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    match file {
-        // Its name should outlive a power cut as well as its contents.
-        Ok(_) => File::open(folder)?.sync_all(),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::set_permissions(&path, Permissions::from_mode(0o600))
-        }
+    match fs::set_permissions(folder.join(FILE_NAME), Permissions::from_mode(0o600)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }

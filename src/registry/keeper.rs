@@ -172,9 +172,11 @@ impl Keeper {
 
     /// Begins with nothing. The file is tried again now and then.
     fn go_without(&self, why: &str) {
+        let folder = self.folder.clone().unwrap_or_default();
         log::error!(
-            "the registry's file cannot be used: clients, keys and blocks that were set at run \
-             time are not known, and none can be set: {why}"
+            "{} cannot be used ({why}): clients, keys and blocks that were set at run time are \
+             not known, and none can be set",
+            folder.join(FILE_NAME).display()
         );
         self.status.set(Condition::Failing);
     }

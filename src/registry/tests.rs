@@ -190,7 +190,8 @@ fn what_was_acknowledged_is_there_after_the_process() {
 
 #[test]
 fn a_damaged_file_is_kept_aside_and_the_registry_begins_anew() {
-    let damages: [fn(&mut Vec<u8>); 4] = [
+    let damages: [fn(&mut Vec<u8>); 5] = [
+        Vec::clear,
         |bytes| bytes.truncate(bytes.len() / 2),
         |bytes| *bytes = b"something else".to_vec(),
         |bytes| bytes.fill(0xa5),
@@ -215,6 +216,23 @@ fn a_damaged_file_is_kept_aside_and_the_registry_begins_anew() {
         drop(registry);
         let registry = Registry::open(Some(folder.path())).unwrap();
         assert_eq!((registry.condition(), registry.ids()), (Condition::Durable, vec!["b".into()]));
+    }
+}
+
+#[test]
+fn what_a_process_left_that_ended_while_it_made_the_file_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = folder.path().join(format!("{}.new", file::FILE_NAME));
+    for left in [&b""[..], &[0; 8_192]] {
+        fs::write(&new, left).unwrap();
+        let registry = Registry::open(Some(folder.path())).unwrap();
+        assert_eq!(registry.condition(), Condition::Durable);
+        registry.set_tier("a", "premium").unwrap();
+        let names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(names, [folder.path().join(file::FILE_NAME)]);
+        drop(registry);
+        fs::remove_file(folder.path().join(file::FILE_NAME)).unwrap();
     }
 }
 
