@@ -132,6 +132,15 @@ impl Set {
         }
     }
 
+    /// Whether its buckets can be what they say when none is full later than `latest_ns`. What
+    /// the keys share is never announced.
+    pub(super) fn is_plausible(&self, latest_ns: u64) -> bool {
+        (0..SLOTS_PER_SET).all(|index| {
+            let slot = self.load(index);
+            slot.state <= latest_ns || (slot.is_pending() && index > 0)
+        })
+    }
+
     pub(super) fn publish_takeover(&self, now: u64) {
         loop {
             let shared = self.load(0);

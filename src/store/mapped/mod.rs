@@ -26,6 +26,7 @@ pub use timeline::{Boot, Reading};
 
 use super::carry::carry_over;
 use super::set::SLOTS_PER_SET;
+use crate::policy::rate::MAX_CAPACITY_NS;
 use files::{Denied, Hold, Trouble};
 use header::Identity;
 use std::fs;
@@ -133,11 +134,27 @@ struct Opening<'a> {
     warnings: Vec<String>,
 }
 
+/// How much later than the mark in the file, which is made about once a second, a charge can have
+/// been, with a good deal to spare.
+const LATEST_CHARGE_NS: u64 = 1 << 40;
+
 /// A file that can be used, and what it says.
 struct Found {
     memory: Memory,
     identity: Identity,
     mark: Mark,
+}
+
+impl Found {
+    /// Whether every bucket will be full within the time that the slowest can take. A slot that
+    /// is not would be nobody's for ever, and a set of such slots refuse whoever comes to it.
+    fn is_plausible(&self, wanted: &Wanted<'_>) -> bool {
+        let shift_ns = self.mark.resume(wanted.boot, wanted.now).shift_ns();
+        let now_ns = wanted.now.monotonic_ns.wrapping_add(shift_ns);
+        // The last charges may be later than what the file says it was.
+        let latest_ns = now_ns.saturating_add(MAX_CAPACITY_NS + LATEST_CHARGE_NS);
+        self.memory.sets().iter().all(|set| set.is_plausible(latest_ns))
+    }
 }
 
 impl Opening<'_> {
@@ -163,7 +180,12 @@ impl Opening<'_> {
             .map_err(|damage| Trouble::WithTheFile(damage.to_string()))?;
         let memory = Memory::map(&file, identity.slots)
             .map_err(|error| Trouble::from_system("mapped", &error))?;
-        Ok(Some(Found { memory, identity, mark }))
+        let found = Found { memory, identity, mark };
+        // One that somebody is serving from has been looked at.
+        if self.hold == Hold::Alone && !found.is_plausible(self.wanted) {
+            return Err(Trouble::WithTheFile("it has times in it that no bucket can have".into()));
+        }
+        Ok(Some(found))
     }
 
     fn go_on(&mut self, found: Found) -> Result<TableFile, String> {

@@ -362,8 +362,21 @@ fn what_is_not_ours_is_put_aside() {
 }
 
 #[test]
-fn slots_full_of_nonsense_neither_crash_nor_admit_for_ever() {
+fn times_that_no_bucket_can_have_put_the_file_aside() {
+    let fill = |byte, length| {
+        damaged(move |file, _| {
+            file.write_all_at(&vec![byte; length], 4_096).unwrap();
+        })
+    };
     for byte in [0xff, 0x7f, 0x55, 0x80] {
+        is_put_aside(&fill(byte, 16 * 1_024), &format!("all {byte:#x}"));
+        is_put_aside(&fill(byte, 16), &format!("one bucket {byte:#x}"));
+    }
+}
+
+#[test]
+fn slots_full_of_nonsense_neither_crash_nor_admit_for_ever() {
+    for byte in [0x11, 0x05, 0x01] {
         let folder = damaged(|file, _| file.write_all_at(&[byte; 16 * 1_024], 4_096).unwrap());
         let served = FIRST.open(folder.path());
         assert!(served.warnings.is_empty());
