@@ -129,7 +129,7 @@ pub(super) async fn keys(
         expires: None,
     });
     let now = clock::unix_ms();
-    let valid = made.iter().filter(|key| key.expires_ms.is_none_or(|end| now < end));
+    let valid = made.iter().filter(|key| !key.has_ended(now));
     let made = valid.map(|key| Key {
         key: KeyId::of(&key.hash).to_string(),
         configured: false,
@@ -188,7 +188,12 @@ pub(super) async fn rotate(
     let (secret, key) = draw(duration(&fields, "ttl", MIN_TTL, MAX_TTL)?)?;
     is_changeable(&app, &client, old)?;
     let overlap = overlap.unwrap_or(DEFAULT_OVERLAP);
-    let old_expires_ms = key.created_ms + overlap.as_millis() as u64;
+    let overlapped_ms = key.created_ms + overlap.as_millis() as u64;
+    let made = app.gateway.registry.keys_of(&client).await?;
+    let own_end_ms =
+        made.iter().find(|key| KeyId::of(&key.hash) == old).and_then(|old| old.expires_ms);
+    // Being replaced gives nobody's key more time.
+    let old_expires_ms = own_end_ms.map_or(overlapped_ms, |end_ms| end_ms.min(overlapped_ms));
     let change =
         Change::RotateKey { client: client.as_str().into(), old, old_expires_ms, key: key.clone() };
     app.gateway.registry.change(change).await?;

@@ -6,6 +6,7 @@ use super::file::Tables;
 use super::record::{ApiKey, BlockEnd, Change, Effect, KeyId, Record};
 use super::shares::Write;
 use super::{Bounds, RegistryError};
+use crate::clock;
 use redb::StorageError;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -33,7 +34,7 @@ pub(super) fn make(
         }
         Change::Import(rows) => entry.import(rows),
         Change::Forget { client } => entry.forget(client),
-        Change::AddKey { client, key } => entry.add_key(client, key),
+        Change::AddKey { client, key } => entry.add_key(client, key, 0),
         Change::RotateKey { client, old, old_expires_ms, key } => {
             entry.rotate_key(client, *old, *old_expires_ms, key)
         }
@@ -171,21 +172,22 @@ impl Ledger<'_, '_> {
         Ok(())
     }
 
-    /// Keys that have ended make room for the new one.
-    fn add_key(&mut self, client: &str, key: &ApiKey) -> Made {
+    /// Keys that have ended make room for the new one, as do so many others of the client that
+    /// it is to replace at once.
+    fn add_key(&mut self, client: &str, key: &ApiKey, replaced: usize) -> Made {
         let record = self.tables.client(client)?;
         if record.is_none()
             && let Err(full) = self.room_for(1)?
         {
             return Ok(Err(full));
         }
-        if self.tables.key_count()? >= self.bounds.keys as u64 {
+        if self.tables.key_count()? >= (self.bounds.keys + replaced) as u64 {
             return Ok(Err(RegistryError::TooManyKeys(self.bounds.keys)));
         }
         let keys = self.tables.keys_of(client)?;
-        let has_ended = |old: &ApiKey| old.expires_ms.is_some_and(|end| end <= key.created_ms);
+        let has_ended = |old: &ApiKey| old.has_ended(key.created_ms);
         let (ended, valid): (Vec<_>, Vec<_>) = keys.into_iter().partition(has_ended);
-        if valid.len() >= self.bounds.keys_of_client {
+        if valid.len() >= self.bounds.keys_of_client + replaced {
             return Ok(Err(RegistryError::TooManyKeysOfClient(self.bounds.keys_of_client)));
         }
         for old in ended {
@@ -197,14 +199,16 @@ impl Ledger<'_, '_> {
     }
 
     fn rotate_key(&mut self, client: &str, old: KeyId, ends_ms: u64, key: &ApiKey) -> Made {
-        let Some(mut replaced) = self.tables.key(client, old)? else {
+        let found = self.tables.key(client, old)?;
+        let Some(mut replaced) = found.filter(|old| !old.has_ended(key.created_ms)) else {
             return Ok(Err(RegistryError::NoSuchKey));
         };
-        if let Err(refused) = self.add_key(client, key)? {
+        let end = replaced.expires_ms.map_or(ends_ms, |end| end.min(ends_ms));
+        let ends_now = end <= key.created_ms;
+        if let Err(refused) = self.add_key(client, key, usize::from(ends_now))? {
             return Ok(Err(refused));
         }
-        let end = replaced.expires_ms.map_or(ends_ms, |end| end.min(ends_ms));
-        if end <= key.created_ms {
+        if ends_now {
             self.end_key(client, replaced)?;
         } else {
             replaced.expires_ms = Some(end);
@@ -214,7 +218,8 @@ impl Ledger<'_, '_> {
     }
 
     fn revoke_key(&mut self, client: &str, id: KeyId) -> Made {
-        let Some(key) = self.tables.key(client, id)? else {
+        let found = self.tables.key(client, id)?;
+        let Some(key) = found.filter(|key| !key.has_ended(clock::unix_ms())) else {
             return Ok(Err(RegistryError::NoSuchKey));
         };
         self.end_key(client, key)?;

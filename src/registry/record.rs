@@ -33,6 +33,13 @@ pub struct ApiKey {
     pub expires_ms: Option<u64>,
 }
 
+impl ApiKey {
+    /// Whether it is valid no more; then it is like one that never was.
+    pub fn has_ended(&self, now_ms: u64) -> bool {
+        self.expires_ms.is_some_and(|end| end <= now_ms)
+    }
+}
+
 /// What an API key is called: the first 64 bits of its hash, in hex. It tells nobody the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId(pub u64);

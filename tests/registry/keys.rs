@@ -59,9 +59,19 @@ fn old_and_new_key_are_valid_together_for_a_while() {
     until("the second has ended", || (works(&second) == 401).then_some(()));
     let fourth = rotate(&third, "0s");
     assert_eq!((works(&first), works(&third), works(&fourth)), (200, 401, 200));
+    let lasting = change(&gateway, "POST", "/clients/one/keys", r#"{"ttl":"1h"}"#);
+    let its_successor = rotate(&lasting, "24h");
+    assert_eq!(
+        its_successor["replaces"]["expires"], lasting["expires"],
+        "no more time than it had"
+    );
     let short = change(&gateway, "POST", "/clients/one/keys", r#"{"ttl":"1s"}"#);
     assert!(short["expires"].is_string());
     until("it has ended", || (works(&short) == 401).then_some(()));
+    let target = format!("/clients/one/keys/{}", text(&short, "key"));
+    let revoked = gateway.admin_request("DELETE", &target, &[], "");
+    let replaced = gateway.admin_request("POST", &format!("{target}/rotate"), &[], "{}");
+    assert_eq!((revoked.status, replaced.status), (404, 404), "like one that never was");
 }
 
 #[test]
@@ -89,9 +99,14 @@ fn keys_of_the_file_are_the_files() {
 fn a_client_has_sixteen_keys_at_most() {
     let upstream = Upstream::new();
     let gateway = lasting(&upstream).start();
-    for _ in 0..16 {
-        change(&gateway, "POST", "/clients/one/keys", "{}");
-    }
+    let keys: Vec<Value> =
+        (0..16).map(|_| change(&gateway, "POST", "/clients/one/keys", "{}")).collect();
+    let rotate = |overlap: &str| {
+        let target = format!("/clients/one/keys/{}/rotate", text(&keys[0], "key"));
+        gateway.admin_request("POST", &target, &[], &format!(r#"{{"overlap":"{overlap}"}}"#))
+    };
+    assert_eq!(rotate("1h").status, 507, "for an hour there would be seventeen");
+    assert_eq!(rotate("0s").status, 200);
     let full = gateway.admin_request("POST", "/clients/one/keys", &[], "{}");
     assert_eq!(full.status, 507, "{}", full.text());
     change(&gateway, "DELETE", "/clients/one", "");
