@@ -13,8 +13,8 @@
 //!   for whoever wants to know beforehand; [`simulate`] asks it about a whole access log.
 //! - [`wire`] lets only well-formed requests through to Pingora, one at a time; [`proxy`] is
 //!   Pingora's phases over the policies; [`admin`] is the API to steer it by.
-//! - [`metrics`], [`telemetry`], [`lifecycle`] and [`clock`] serve them all, and [`app`] puts
-//!   everything together. [`demo`] is something to try, [`remote`] what the commands for a
+//! - [`metrics`], [`telemetry`], [`lifecycle`], [`clock`] and [`strict_json`] serve them all, and
+//!   [`app`] puts everything together. [`demo`] is something to try, [`remote`] what the commands for a
 //!   running gateway are made of, [`cli`] what the command line takes.
 //!
 //! What points where is in docs/ARCHITECTURE.md, and a test holds it.
@@ -38,6 +38,7 @@ pub mod reload;
 pub mod remote;
 pub mod simulate;
 pub mod store;
+pub mod strict_json;
 pub mod telemetry;
 pub mod upstream;
 pub mod wire;

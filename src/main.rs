@@ -167,11 +167,18 @@ fn export(config: &Path, format: Format, prefix: &str) -> Outcome {
     let remote = remote(config)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let exported = transferred(clients::export(&remote, format, prefix, &mut out))?;
-    say(&format!("{exported} clients exported"));
+    say(&format!("{} clients exported", exported.clients));
+    if exported.without_tier > 0 {
+        say(&format!(
+            "warning: {} of them are in tiers that the configuration does not have; as long as it \
+             has not, an import refuses their lines",
+            exported.without_tier
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn transferred(outcome: Result<usize, TransferError>) -> Result<usize, ExitCode> {
+fn transferred<T>(outcome: Result<T, TransferError>) -> Result<T, ExitCode> {
     outcome.map_err(|error| {
         say(&format!("tollgate: {error}"));
         match error {

@@ -1,12 +1,11 @@
 //! Request bodies: small JSON objects whose every field is known.
 
 use super::problem::Problem;
+use crate::strict_json::{self, Mistake};
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
-use std::fmt;
 use std::time::Duration;
 
 /// The largest body in bytes.
@@ -106,8 +105,14 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
                 StatusCode::PAYLOAD_TOO_LARGE => too_large(),
                 _ => Problem::bad("the body broke off"),
             })?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::bad(format!("the body is not what it should be: {error}")))
+        let value = strict_json::parse(&bytes).map_err(|Mistake { field, message }| {
+            let detail = format!("the body is not what it should be: {message}");
+            field.map_or_else(|| Problem::bad(&*detail), |field| Problem::field(field, &*detail))
+        })?;
+        match value {
+            Value::Object(fields) => Ok(Fields(fields)),
+            _ => Err(Problem::bad("the body is not what it should be: expected a JSON object")),
+        }
     }
 }
 
@@ -123,32 +128,4 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-/// Takes a repeated field for the mistake it is; a map would silently keep the last.
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Fields, A::Error> {
-        let mut fields = Map::new();
-        while let Some((name, value)) = access.next_entry::<String, Value>()? {
-            if fields.contains_key(&name) {
-                return Err(A::Error::custom(format_args!("field {name:?} occurs twice")));
-            }
-            fields.insert(name, value);
-        }
-        Ok(Fields(fields))
-    }
 }

@@ -15,6 +15,7 @@ use crate::registry::{Change, MAX_CLIENT_ID, is_client_id};
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
 use http::request::Parts;
+use serde_json::Value;
 use std::collections::HashMap;
 use utoipa::ToSchema;
 
@@ -145,7 +146,7 @@ pub(super) async fn set_limit(
 pub(super) fn own_limit(fields: &Fields) -> Result<TokenBucket, Problem> {
     let whole = format!("a whole number of tokens from 1 to {MAX_CAPACITY}");
     let capacity = fields.required("capacity", &whole, |value| {
-        value.as_u64().filter(|capacity| (1..=MAX_CAPACITY).contains(capacity))
+        whole_number(value).filter(|capacity| (1..=MAX_CAPACITY).contains(capacity))
     })?;
     let rate =
         fields.required("refill_rate", "a number of tokens per second above 0", |value| {
@@ -162,6 +163,13 @@ pub(super) fn own_limit(fields: &Fields) -> Result<TokenBucket, Problem> {
         };
         Problem::field(at_fault, error.to_string())
     })
+}
+
+/// A number that is whole, however it is written: some write every number as `50.0`.
+fn whole_number(value: &Value) -> Option<u64> {
+    let whole =
+        |number: &f64| number.fract() == 0.0 && (0.0..=MAX_CAPACITY as f64).contains(number);
+    value.as_u64().or_else(|| value.as_f64().filter(whole).map(|number| number as u64))
 }
 
 /// Take a client's own limit back; its tier's applies again

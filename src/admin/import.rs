@@ -94,6 +94,7 @@ fn read(list: &[Value], tiers: &Tiers) -> Result<Vec<(Box<str>, Record)>, Proble
 fn row(value: &Value, tiers: &Tiers) -> Result<(Box<str>, Record), Problem> {
     let fields = Fields::of(value)?;
     fields.only(&["client", "tier", "capacity", "refill_rate", "line"])?;
+    fields.optional("line", "a whole number", Value::as_u64)?;
     let client =
         fields.required("client", "an id of 1 to 256 bytes of visible ASCII", |value| {
             value.as_str().filter(|id| is_client_id(id.as_bytes()))

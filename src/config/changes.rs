@@ -79,18 +79,20 @@ fn named<'a, T: PartialEq + 'a>(
     list.extend(removed.into_iter().map(|name| format!("{key}.{name}: removed")));
 }
 
+/// When most of what is fixed takes effect.
+const SUCCESSION: &str = "after a restart, or with tollgate upgrade, which loses no connection";
+
 /// Puts back into `new` what cannot change while the process runs, with a warning for each:
 /// the sockets, the threads, and what was sized or opened at the start.
 pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     let mut warnings = Vec::new();
-    let mut fixed = |key: &str, is_same: bool| {
+    let mut fixed_until = |key: &str, is_same: bool, until: &str| {
         if !is_same {
-            let message = "cannot change while the gateway runs; it takes effect after a restart, \
-                           or with tollgate upgrade, which loses no connection";
-            let message = message.to_owned();
+            let message = format!("cannot change while the gateway runs; it takes effect {until}");
             warnings.push(Finding { path: key.to_owned(), line: None, message });
         }
     };
+    let mut fixed = |key: &str, is_same: bool| fixed_until(key, is_same, SUCCESSION);
     let (before, after) = (&old.server, &new.server);
     fixed("server.listen", before.listen == after.listen);
     fixed("server.workers", before.workers == after.workers);
@@ -103,8 +105,13 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
     fixed("admin.token", old.admin.token == new.admin.token);
     fixed("metrics.listen", old.metrics == new.metrics);
     fixed("redis", old.redis == new.redis);
-    fixed("limiter.slots", old.limiter == new.limiter);
-    fixed("state_dir", old.state_dir == new.state_dir);
+    // A successor shares the table in the folder, so it keeps the size that it has.
+    let until = match old.state_dir {
+        Some(_) => "after a restart; a table in state_dir keeps its size over tollgate upgrade",
+        None => SUCCESSION,
+    };
+    fixed_until("limiter.slots", old.limiter == new.limiter, until);
+    fixed_until("state_dir", old.state_dir == new.state_dir, SUCCESSION);
     new.server = Server {
         listen: before.listen.clone(),
         workers: before.workers,

@@ -8,7 +8,10 @@ use super::rows::{RowReader, heading, line};
 use super::{Answer, Remote};
 use crate::cli::Format;
 use crate::clock;
+use serde_json::Value;
+use std::collections::HashSet;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,6 +45,9 @@ pub enum TransferError {
     /// The gateway refused.
     #[error("the gateway answers {0}: {1}; {2} clients were set. Import the file again")]
     Refused(u16, String, usize),
+    /// The gateway does not list its clients.
+    #[error("the gateway answers {0}: {1}; not all clients were exported")]
+    NotListed(u16, String),
     /// No gateway answers.
     #[error("{0:#}")]
     Unreachable(anyhow::Error),
@@ -76,6 +82,8 @@ pub fn import(
         piece: Piece::default(),
         line: 0,
         imported: 0,
+        seen: HashSet::new(),
+        hasher: RandomState::new(),
         progress: Progress::new(bytes),
     };
     loop {
@@ -107,6 +115,10 @@ struct Importer<'a> {
     piece: Piece,
     line: usize,
     imported: usize,
+    /// Digests of the clients so far, eight bytes each: a million ids are longer, and two of so
+    /// many share a digest in one of ten million files.
+    seen: HashSet<u64>,
+    hasher: RandomState,
     progress: Progress,
 }
 
@@ -125,6 +137,10 @@ impl Importer<'_> {
         };
         match row {
             Ok(None) => {}
+            Ok(Some(row)) if !self.is_new(&row) => {
+                let error = format!("line {}: {} is there twice", self.line, row["client"]);
+                self.piece.errors.push(error);
+            }
             Ok(Some(mut row)) => {
                 row["line"] = self.line.into();
                 let row = row.to_string();
@@ -142,6 +158,12 @@ impl Importer<'_> {
         }
         let has_enough = !is_whole || self.piece.errors.len() >= MAX_ERRORS;
         if has_enough || self.piece.count >= MAX_ROWS { self.send() } else { Ok(()) }
+    }
+
+    /// Whether no line before named the same client. One that names none is the gateway's to refuse.
+    fn is_new(&mut self, row: &Value) -> bool {
+        let client = row["client"].as_str();
+        client.is_none_or(|client| self.seen.insert(self.hasher.hash_one(client)))
     }
 
     /// Sends what there is, and waits while the gateway cannot write it.
@@ -190,11 +212,24 @@ impl Importer<'_> {
 }
 
 fn refused(answer: &Answer, done: usize) -> TransferError {
-    let detail = answer.body["detail"].as_str().unwrap_or("it gives no reason");
-    TransferError::Refused(answer.status, detail.to_owned(), done)
+    TransferError::Refused(answer.status, reason(answer), done)
 }
 
-/// Writes the clients for which something is set to `out`; how many there were.
+fn reason(answer: &Answer) -> String {
+    answer.body["detail"].as_str().unwrap_or("it gives no reason").to_owned()
+}
+
+/// What was exported.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// How many clients.
+    pub clients: usize,
+    /// How many of them are in a tier that the configuration no longer has. It may have it again
+    /// one day, but until then they are in the default tier, and an import refuses their lines.
+    pub without_tier: usize,
+}
+
+/// Writes the clients for which something is set to `out`.
 ///
 /// # Errors
 /// Why not all were written.
@@ -203,32 +238,39 @@ pub fn export(
     format: Format,
     prefix: &str,
     out: &mut impl Write,
-) -> Result<usize, TransferError> {
+) -> Result<Exported, TransferError> {
     let mut progress = Progress::new(0);
-    let mut exported = 0;
+    let mut exported = Exported::default();
     let mut write = |text: &str| out.write_all(text.as_bytes()).map_err(TransferError::Output);
     write(&heading(format))?;
     let mut path = format!("/clients?limit={PAGE}&prefix={}", encoded(prefix));
     loop {
         let answer = remote.ask("GET", &path).map_err(TransferError::Unreachable)?;
         if answer.status != 200 {
-            return Err(refused(&answer, exported));
+            return Err(TransferError::NotListed(answer.status, reason(&answer)));
         }
         for client in answer.body["clients"].as_array().into_iter().flatten() {
             let (id, changed) = (client["client"].as_str().unwrap_or_default(), &client["changed"]);
             // One that only has a key has nothing that could be imported.
             if changed["tier"].is_string() || changed["capacity"].is_number() {
                 write(&line(format, id, changed))?;
-                exported += 1;
+                exported.clients += 1;
+                exported.without_tier += usize::from(!is_in_its_tier(client));
             }
         }
-        progress.show(exported);
+        progress.show(exported.clients);
         let Some(next) = answer.body["next"].as_str() else { break };
         path = format!("/clients?limit={PAGE}&prefix={}&after={}", encoded(prefix), encoded(next));
     }
     progress.end();
     out.flush().map_err(TransferError::Output)?;
     Ok(exported)
+}
+
+/// Whether a client is in the tier that was set for it, if one was.
+fn is_in_its_tier(client: &Value) -> bool {
+    let tier = client["tier"].as_str().unwrap_or_default();
+    client["changed"]["tier"].as_str().is_none_or(|set| set.eq_ignore_ascii_case(tier))
 }
 
 /// A value in a query.

@@ -1,6 +1,7 @@
 //! Clients as lines of text: CSV (RFC 4180, without line ends in values) or JSON objects.
 
 use crate::cli::Format;
+use crate::strict_json;
 use serde_json::{Map, Value, json};
 
 /// The columns, and the members of an object.
@@ -56,10 +57,10 @@ impl RowReader {
 }
 
 fn object(line: &str) -> Result<Value, String> {
-    match serde_json::from_str(line) {
+    match strict_json::parse(line.as_bytes()) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err("this is not a JSON object".to_owned()),
-        Err(error) => Err(format!("this is not JSON: {error}")),
+        Err(mistake) => Err(format!("this is not JSON: {}", mistake.message)),
     }
 }
 
@@ -215,6 +216,7 @@ mod tests {
             ("client,tier\n\"a,b\n", "not closed"),
             ("client,tier\n\"a\"b,c\n", "follows"),
             ("{\"client\":\n", "not JSON"),
+            ("{\"client\":\"a\",\"client\":\"b\"}\n", "\"client\" occurs twice"),
         ];
         for (text, word) in cases {
             let mut reader = RowReader::new(None);

@@ -87,8 +87,45 @@ fn a_wrong_line_is_named_and_what_came_before_stays() {
         assert_eq!(finished.code, Some(1), "{finished:?}");
         assert!(finished.stderr.contains(told), "{}", finished.stderr);
     }
+    let twice = text.replace("platinum", "gold").replace("\"c1150\"", "\"c7\"");
+    let finished = import(&gateway, "twice.jsonl", &twice);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("line 1151: \"c7\" is there twice"), "{}", finished.stderr);
+    for (row, told) in [
+        (r#"{"client":"x","tier":"gold","tier":"free"}"#, "occurs twice"),
+        (r#"{"client":"x","tier":"gold","line":-1}"#, "line is wrong"),
+    ] {
+        let body = format!(r#"{{"clients":[{row}]}}"#);
+        let reply = gateway.admin_request("POST", "/clients", &[], &body);
+        assert_eq!((reply.status, &reply.json()["field"]), (400, &"clients".into()), "{row}");
+        assert!(reply.text().contains(told), "{}", reply.text());
+    }
     assert_eq!(tollgate(&gateway, &["import", "nowhere.csv"]).code, Some(1));
     assert_eq!(changed(&gateway).len(), 1_200);
+}
+
+#[test]
+fn who_exports_is_told_of_tiers_that_are_gone_and_of_a_refusal() {
+    let upstream = Upstream::new();
+    let gateway = lasting(&upstream).start();
+    change(&gateway, "PUT", "/clients/a/tier", r#"{"tier":"gold"}"#);
+    change(&gateway, "PUT", "/clients/b/tier", r#"{"tier":"free"}"#);
+    let exported = tollgate(&gateway, &["export"]);
+    assert!(!exported.stderr.contains("warning"), "{}", exported.stderr);
+    let text = fs::read_to_string(gateway.config()).unwrap();
+    fs::write(gateway.config(), text.replace("gold", "silver")).unwrap();
+    change(&gateway, "POST", "/reload", "{}");
+    let exported = tollgate(&gateway, &["export"]);
+    assert_eq!(exported.code, Some(0), "{exported:?}");
+    assert!(exported.stdout.contains("a,gold,,"), "{}", exported.stdout);
+    assert!(exported.stderr.contains("warning: 1 of them"), "{}", exported.stderr);
+    // The command finds another token in the file than the gateway found there.
+    let guarded = lasting(&upstream).admin("token: one-of-some-length").start();
+    let text = fs::read_to_string(guarded.config()).unwrap();
+    fs::write(guarded.config(), text.replace("one-of-some", "another-of-some")).unwrap();
+    let refused = tollgate(&guarded, &["export"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("not all clients were exported"), "{}", refused.stderr);
 }
 
 #[test]

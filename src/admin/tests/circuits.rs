@@ -195,7 +195,7 @@ async fn wrong_bodies_name_the_field_and_force_nothing() {
         (r#"{"force":"open","ttl":"99999999999999999999h"}"#, Some("ttl"), "168h"),
         (r#"{"force":"auto","ttl":"soon"}"#, Some("ttl"), "duration"),
         (r#"{"force":"open","for":"1m"}"#, Some("for"), "known here: force, ttl"),
-        (r#"{"force":"open","force":"auto"}"#, None, "occurs twice"),
+        (r#"{"force":"open","force":"auto"}"#, Some("force"), "occurs twice"),
         (r#""open""#, None, "expected a JSON object"),
         ("", None, "line 1"),
     ];

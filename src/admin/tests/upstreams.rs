@@ -162,7 +162,7 @@ async fn wrong_changes_name_the_field_and_change_nothing() {
         (r#"{"state":null}"#, Some("state"), "drain or up"),
         (r#"{"state":false}"#, Some("state"), "drain or up"),
         (r#"{"state":"drain","ttl":"1m"}"#, Some("ttl"), "known here: state"),
-        (r#"{"state":"drain","state":"up"}"#, None, "occurs twice"),
+        (r#"{"state":"drain","state":"up"}"#, Some("state"), "occurs twice"),
         ("[]", None, "expected a JSON object"),
     ];
     for (body, field, says) in cases {

@@ -66,3 +66,15 @@ fn what_is_fixed_stays_and_is_warned_of() {
     assert_eq!(new.server, Server { health_path, ..old.server.clone() });
     assert_eq!((new.limiter, new.state_dir), (old.limiter, None));
 }
+
+#[test]
+fn a_table_in_a_file_is_said_to_change_at_a_restart_alone() {
+    let warning = |state_dir: &str| {
+        let old = config(&format!("{BASE}{state_dir}"));
+        let mut new = config(&format!("{BASE}{state_dir}limiter: {{slots: 2048}}\n"));
+        keep_fixed(&old, &mut new).remove(0).message
+    };
+    assert!(warning("").contains("or with tollgate upgrade"), "{}", warning(""));
+    let of_file = warning("state_dir: /there\n");
+    assert!(of_file.contains("keeps its size over tollgate upgrade"), "{of_file}");
+}
