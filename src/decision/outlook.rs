@@ -10,7 +10,7 @@ use super::refusal::{Refusal, Stage, Wait};
 use super::toll::{self, Demands, Holder, Moment, Toll};
 use super::{check_length, find_route, host_name};
 use crate::gateway::{Gateway, Generation};
-use crate::policy::limit::{Limit, NETWORK_PREFIX};
+use crate::policy::limit::{Limit, LimitKey, NETWORK_PREFIX};
 use crate::policy::path::{self, Target};
 use crate::policy::precedence::{self, Decider, Mismatch, Rank};
 use crate::policy::router::RouteId;
@@ -295,7 +295,13 @@ fn holder(
     match holder.unwrap_or(Holder::Client(toll.caller)) {
         Holder::Client(caller) => {
             let identity = &caller.identity;
-            (HolderKind::Client(identity.kind), Some(identity.name.to_string()))
+            // A client that its address names has the bucket of that address, and is charged as
+            // a client to save a digest; the limit still counts by address.
+            let kind = match limit.is_some_and(|limit| limit.key == LimitKey::Ip) {
+                true => HolderKind::Ip,
+                false => HolderKind::Client(identity.kind),
+            };
+            (kind, Some(identity.name.to_string()))
         }
         Holder::Ip(ip) => (HolderKind::Ip, Some(ip.to_string())),
         Holder::Network(ip) => (HolderKind::Network, Some(format!("{ip}/{NETWORK_PREFIX}"))),

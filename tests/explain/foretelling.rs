@@ -163,6 +163,19 @@ fn every_limit_is_named_with_its_key_and_what_is_left() {
 }
 
 #[test]
+fn a_limit_by_address_is_shown_with_the_address_also_of_a_client_that_has_no_other_name() {
+    let upstream = Upstream::new();
+    let gateway = gateway(&upstream);
+    for (ip, shown) in [("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3::4", "2001:db8:1:2::")] {
+        let told = explain(&gateway, &format!("path=/a&ip={ip}"));
+        let key = |policy| limit(&told, policy)["key"].clone();
+        assert_eq!(key("per-ip"), json!({"kind": "ip", "value": shown}));
+        assert_eq!(key("tier"), json!({"kind": "client", "value": shown}));
+        assert_eq!(key("candidate"), json!({"kind": "client", "value": shown}));
+    }
+}
+
+#[test]
 fn other_routes_are_listed_with_the_reason_the_nearest_first() {
     let upstream = Upstream::new();
     let gateway = gateway(&upstream);
