@@ -19,6 +19,7 @@ use crate::store::limiter::{Demand, Prospect, Standing};
 use crate::store::table::Place;
 use crate::upstream::circuit::{Refused, View};
 use crate::upstream::{ServerState, ServerView, Upstream};
+use crate::wire::head::check_target;
 use http::{HeaderMap, Method, header};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -185,6 +186,9 @@ fn find<'a>(
     generation: &Generation,
     outlook: &mut Outlook<'a>,
 ) -> Result<Option<RouteId>, Refusal> {
+    let (method, max_uri) = (asked.method.as_str(), generation.config.server.max_uri);
+    check_target(method.as_bytes(), asked.target.as_bytes(), max_uri)
+        .map_err(Refusal::Malformed)?;
     let target = path::normalize(asked.target).map_err(Refusal::Path)?;
     let target = outlook.target.insert(target);
     if generation.config.server.health_path.as_deref() == Some(&*target.path) {

@@ -44,6 +44,24 @@ pub enum Framing {
 /// Bytes a method may have; the longest registered one has 17.
 const MAX_METHOD: usize = 32;
 
+/// Checks what can be said of a method and a target, in whatever form, before they are read
+/// further.
+///
+/// # Errors
+/// A target beyond `max_uri` bytes or with bytes that none may have; a method that is not served.
+pub fn check_target(method: &[u8], target: &[u8], max_uri: usize) -> Result<(), Fault> {
+    if target.len() > max_uri {
+        return Err(Fault::TargetTooLong);
+    }
+    if target.is_empty() || !target.iter().all(|&b| b.is_ascii_graphic() && b != b'#') {
+        return Err(Fault::Target);
+    }
+    if method == b"CONNECT" {
+        return Err(Fault::Connect);
+    }
+    Ok(())
+}
+
 /// Looks for the end of a head in `bytes`, of which the first `seen` held no end.
 ///
 /// Returns the head's length, blank line included. A bare LF that ends a line followed by
@@ -135,15 +153,7 @@ fn parse_request_line<'a>(line: &'a [u8], limits: &HeadLimits) -> Result<Request
         b"HTTP/1.0" => false,
         _ => return Err(Fault::Version),
     };
-    if target.len() > limits.max_uri {
-        return Err(Fault::TargetTooLong);
-    }
-    if target.is_empty() || !target.iter().all(|&b| b.is_ascii_graphic() && b != b'#') {
-        return Err(Fault::Target);
-    }
-    if method == b"CONNECT" {
-        return Err(Fault::Connect);
-    }
+    check_target(method, target, limits.max_uri)?;
     let authority = match target[0] {
         b'/' => None,
         b'*' if target.len() == 1 && method == b"OPTIONS" => None,

@@ -69,7 +69,11 @@ fn what_is_foretold_is_what_happens_and_asking_changes_nothing() {
     assert_eq!(gateway.admin_request("POST", "/circuit-breakers/open", &[], forced).status, 200);
     let server = format!("/upstreams/empty/servers/{}", upstream.address());
     assert_eq!(gateway.admin_put(&server, r#"{"state": "drain"}"#).status, 200);
-    let cases: [(&str, &str, Headers<'_>); 17] = [
+    let long = format!("/a/{}", "x".repeat(8 << 10));
+    let cases: [(&str, &str, Headers<'_>); 20] = [
+        ("CONNECT", "/a", &[("X-Client-ID", "c")]),
+        ("GET", &long, &[("X-Client-ID", "c")]),
+        ("GET", "/a#b", &[]),
         ("GET", "/a/1?q=2", &[]),
         ("GET", "/a", &[("X-Client-ID", "c")]),
         ("GET", "/a//%61", &[("X-Client-ID", "c"), ("X-Region", "eu")]),
@@ -93,7 +97,11 @@ fn what_is_foretold_is_what_happens_and_asking_changes_nothing() {
             let place = format!("round {round}: {method} {target} {headers:?}");
             let mut query = format!(
                 "method={method}&path={}",
-                target.replace('%', "%25").replace('?', "%3F").replace('=', "%3D")
+                target
+                    .replace('%', "%25")
+                    .replace('#', "%23")
+                    .replace('?', "%3F")
+                    .replace('=', "%3D")
             );
             for (name, value) in headers {
                 query += &format!("&header.{name}={value}");
