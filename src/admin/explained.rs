@@ -2,6 +2,7 @@
 
 use crate::decision::client::Caller;
 use crate::decision::outlook::{self, Answer, Asked, HolderKind, LimitOutlook, Outlook, WhyNot};
+use crate::decision::refusal::Refusal;
 use crate::gateway::{Generation, TIER_POLICY};
 use crate::policy::limit::Role;
 use crate::policy::precedence::{Decider, Mismatch};
@@ -36,7 +37,7 @@ pub(super) struct Answered {
     /// Whole seconds after which to try again; null where it is not refused or waiting does not
     /// help.
     retry_after_seconds: Option<u64>,
-    /// How long a leaky bucket would hold it back.
+    /// How long a leaky bucket would hold it back; also where it is refused for that.
     delay_seconds: f64,
     /// Whether it would have to wait for a place at the upstream.
     waits_for_place: bool,
@@ -68,8 +69,16 @@ impl Answered {
                 if let Some(seconds) = retry_after_seconds {
                     summary += &format!(", again after {seconds} s");
                 }
+                let mut delay_seconds = 0.0;
+                if let Refusal::HeldTooLong { delay_ns, .. } = refusal {
+                    delay_seconds = seconds(*delay_ns);
+                    summary += &format!(
+                        ": {delay_seconds:.3} s in its queue are longer than the route's timeout"
+                    );
+                }
                 Answered {
                     summary,
+                    delay_seconds,
                     status: Some(refusal.status().as_u16()),
                     refusal: Some(refusal.name()),
                     refused_by: by.map(|(_, name)| name.to_owned()),
@@ -80,7 +89,7 @@ impl Answered {
             Answer::Forwarded { delay_ns, waits_for_place } => {
                 let upstream = outlook.route.map(|route| &*generation.upstream_of(route).name);
                 let mut summary = format!("forwarded to upstream {}", upstream.unwrap_or_default());
-                let delay_seconds = (delay_ns / 1_000) as f64 / 1e6;
+                let delay_seconds = seconds(*delay_ns);
                 if *delay_ns > 0 {
                     summary += &format!(", held back for {delay_seconds:.3} s");
                 }
@@ -91,6 +100,11 @@ impl Answered {
             }
         }
     }
+}
+
+/// To the microsecond.
+fn seconds(ns: u64) -> f64 {
+    (ns / 1_000) as f64 / 1e6
 }
 
 /// The route that takes a request.

@@ -6,7 +6,7 @@
 //! out: whether a place comes free for who waits for one, and what an upstream answers.
 
 use super::client::{self, Caller, Sender};
-use super::refusal::{Refusal, Stage, Wait};
+use super::refusal::{Refusal, Wait};
 use super::toll::{self, Demands, Holder, Moment, Toll};
 use super::{check_length, find_route, host_name};
 use crate::gateway::{Gateway, Generation};
@@ -15,14 +15,13 @@ use crate::policy::path::{self, Target};
 use crate::policy::precedence::{self, Decider, Mismatch, Rank};
 use crate::policy::router::RouteId;
 use crate::store::key::KeyKind;
-use crate::store::limiter::{Demand, Prospect, Standing};
+use crate::store::limiter::{Delay, Demand, Prospect, Standing};
 use crate::store::table::Place;
 use crate::upstream::circuit::{Refused, View};
 use crate::upstream::{ServerState, ServerView, Upstream};
 use crate::wire::head::check_target;
 use http::{HeaderMap, Method, header};
 use std::net::IpAddr;
-use std::time::Duration;
 
 /// A request that somebody thinks of.
 pub struct Asked<'a> {
@@ -246,24 +245,26 @@ fn pass(
         false => Err(Refusal::NoServer { upstream: upstream.name.clone() }),
     };
     closed?;
-    let delay_ns = admitted?;
+    let delay = admitted?;
     let timeout = generation.route_config(toll.route).timeout;
-    if delay_ns > 0 && timeout.is_some_and(|timeout| timeout <= Duration::from_nanos(delay_ns)) {
-        return Err(Refusal::UpstreamTimeout(Stage::Request));
+    let is_too_long = |delay: &Delay| timeout.is_some_and(|most| most <= delay.time());
+    if let Some(delay) = delay.filter(is_too_long) {
+        return Err(toll::held_too_long(toll::policy_at(generation, toll, delay.policy), delay));
     }
+    let delay_ns = delay.map_or(0, |delay| delay.delay_ns);
     let waits_for_place = place?;
     server?;
     Ok(Answer::Forwarded { delay_ns, waits_for_place })
 }
 
-/// How the limits stand, and how long leaky buckets would hold the request back.
+/// How the limits stand, and how long a leaky bucket would hold the request back, if any.
 fn limits(
     toll: &Toll<'_>,
     gateway: &Gateway,
     generation: &Generation,
     at: Moment,
     outlook: &mut Outlook<'_>,
-) -> Result<u64, Refusal> {
+) -> Result<Option<Delay>, Refusal> {
     let tiers = &generation.config.tiers;
     let overflow = &tiers.get(tiers.default_tier()).bucket;
     let look = |demands: Demands<'_>| -> Vec<LimitOutlook> {
@@ -278,14 +279,20 @@ fn limits(
     let enforced = look(toll::enforced(toll, gateway, generation, at));
     let standings = enforced.iter().map(|limit| limit.prospect.standing);
     let longest = standings.filter(Standing::refuses).reduce(Standing::longer);
-    let delay_ns = enforced.iter().map(|limit| limit.prospect.delay_ns).max().unwrap_or(0);
+    let delays = enforced.iter().map(|limit| {
+        let (policy, delay_ns) = (limit.policy, limit.prospect.delay_ns);
+        Delay { policy, delay_ns }
+    });
+    // Of two that are as long the first one names itself, as on a receipt.
+    let delays = delays.filter(|delay| delay.delay_ns > 0).rev();
+    let delay = delays.max_by_key(|delay| delay.delay_ns);
     outlook.limits = enforced;
     outlook.limits.extend(look(toll::shadows(toll, gateway, generation, at)));
     match longest {
         Some(standing) => {
             Err(toll::refusal(toll::policy_at(generation, toll, standing.policy), standing))
         }
-        None => Ok(delay_ns),
+        None => Ok(delay),
     }
 }
 

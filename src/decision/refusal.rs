@@ -50,6 +50,13 @@ pub enum Refusal {
         /// How the policy stands.
         standing: Standing,
     },
+    /// A leaky bucket would hold it back until its route's `timeout` is over.
+    HeldTooLong {
+        /// The policy's name.
+        policy: Arc<str>,
+        /// How long it would.
+        delay_ns: u64,
+    },
     /// The circuit in front of the upstream is open.
     CircuitOpen {
         /// The circuit's name.
@@ -158,6 +165,8 @@ impl Refusal {
             Self::ApiKeyRequired => (S::UNAUTHORIZED, "api-key-required", "Unauthorized"),
             Self::Blocked => (S::FORBIDDEN, "blocked", "Forbidden"),
             Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+            // As the time-out that it would come to; but the upstream has no part in it.
+            Self::HeldTooLong { .. } => (S::GATEWAY_TIMEOUT, "held-too-long", "Gateway timeout"),
             Self::CircuitOpen { .. } => unavailable("circuit-open"),
             Self::ClientBusy { .. } => unavailable("client-concurrency"),
             Self::Saturated { .. } => unavailable("upstream-saturated"),
@@ -209,6 +218,14 @@ impl Refusal {
             }
             Self::RateLimited { .. } => {
                 "the request costs more than this policy's burst, so waiting does not help"
+            }
+            Self::HeldTooLong { policy, delay_ns } => {
+                let seconds = *delay_ns as f64 / 1e9;
+                return format!(
+                    "the limit {policy} would hold the request back for {seconds:.3} s, and by then \
+                     its route's timeout is over"
+                )
+                .into();
             }
             Self::ClientBusy { max, .. } => {
                 return format!(
@@ -270,7 +287,9 @@ impl Refusal {
     /// its value. Every 429 and 503 has one, but where the gateway itself lacks something.
     pub fn policy(&self) -> Option<(&'static str, &str)> {
         match self {
-            Self::RateLimited { policy, .. } => Some(("policy", policy)),
+            Self::RateLimited { policy, .. } | Self::HeldTooLong { policy, .. } => {
+                Some(("policy", policy))
+            }
             Self::CircuitOpen { circuit, .. } => Some(("circuit", circuit)),
             Self::ClientBusy { tier, .. } => Some(("tier", tier)),
             Self::Saturated { upstream, .. } | Self::NoServer { upstream } => {
@@ -457,6 +476,7 @@ mod tests {
             (Refusal::Blocked, 403),
             (Refusal::Loop, 508),
             (limited(Some(1)), 429),
+            (Refusal::HeldTooLong { policy: "p".into(), delay_ns: 1 }, 504),
             (Refusal::CircuitOpen { circuit: "c".into(), retry_after_ns: 1 }, 503),
             (Refusal::ClientBusy { tier: "t".into(), max: 3 }, 503),
             (Refusal::Saturated { upstream: "u".into(), wait: Wait::Displaced }, 503),

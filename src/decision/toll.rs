@@ -11,7 +11,7 @@ use crate::policy::rate::TokenBucket;
 use crate::policy::router::RouteId;
 use crate::registry::identity::{Identity, client_ip};
 use crate::store::key::{Digest, Key, KeyKind};
-use crate::store::limiter::{Demand, MAX_LIMITS_PER_REQUEST, Receipt, Standing, Verdict};
+use crate::store::limiter::{Delay, Demand, MAX_LIMITS_PER_REQUEST, Receipt, Standing, Verdict};
 use crate::store::table::Class;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
@@ -221,6 +221,11 @@ fn count_refusal(toll: &Toll<'_>, gateway: &Gateway, generation: &Generation, po
 /// The refusal that a policy's standing is.
 pub fn refusal(policy: &Policy, standing: Standing) -> Refusal {
     Refusal::RateLimited { policy: policy.name.clone(), standing }
+}
+
+/// The refusal that a policy's delay is where the route's time is over first.
+pub fn held_too_long(policy: &Policy, delay: Delay) -> Refusal {
+    Refusal::HeldTooLong { policy: policy.name.clone(), delay_ns: delay.delay_ns }
 }
 
 /// One demand for each limit that is enforced: the tier, the limits of the file, the route's

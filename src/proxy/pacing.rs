@@ -8,11 +8,10 @@
 use super::context::Context;
 use super::places::gone;
 use super::{Proxy, toll};
-use crate::decision::refusal::{Refusal, Stage};
+use crate::decision::refusal::Refusal;
 use pingora_core::Error;
 use pingora_proxy::Session;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 /// Requests that may be held back at a time, over all limits. Each keeps a connection and its
 /// state for as long; beyond that, who would have to wait is refused.
@@ -53,10 +52,10 @@ impl Proxy {
         ctx: &mut Context,
     ) -> Result<Result<(), Refusal>, Box<Error>> {
         let Some(delay) = ctx.receipt.delay() else { return Ok(Ok(())) };
-        let due = ctx.started + Duration::from_nanos(delay.delay_ns);
+        let due = ctx.started + delay.time();
         if ctx.deadline.is_some_and(|deadline| deadline <= due) {
             self.let_go(ctx);
-            return Ok(Err(Refusal::UpstreamTimeout(Stage::Request)));
+            return Ok(Err(toll::refuse_in_vain(ctx, delay).unwrap_or(Refusal::Internal)));
         }
         let Some(_held) = self.pacing.enter() else {
             ctx.attempts.ticket = None;

@@ -70,6 +70,13 @@ pub fn refuse_delayed(gateway: &Gateway, ctx: &mut Context, delay: Delay) -> Opt
     Some(Refusal::RateLimited { policy: name, standing })
 }
 
+/// Refuses a request that a leaky bucket would hold back for longer than its route's time.
+pub fn refuse_in_vain(ctx: &Context, delay: Delay) -> Option<Refusal> {
+    let (route, identity) = (ctx.route?, ctx.identity.as_ref()?);
+    let policy = ctx.generation.policy_of(route, identity.standing.tier, delay.policy);
+    Some(toll::held_too_long(policy, delay))
+}
+
 /// Gives a request back all that it was charged: it was refused after that, before anything
 /// was done for it. Its answer then says nothing of the limits.
 pub fn give_back(gateway: &Gateway, ctx: &mut Context) {

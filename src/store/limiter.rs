@@ -12,6 +12,7 @@ use crate::policy::meter::Meter;
 use crate::policy::rate::TokenBucket;
 use smallvec::SmallVec;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// The most policies one request can meet: those of the configuration, those of the route's own
 /// limit, and its client's tier.
@@ -68,6 +69,13 @@ pub struct Delay {
     pub policy: usize,
     /// In nanoseconds from the `now` of the decision; at least 1.
     pub delay_ns: u64,
+}
+
+impl Delay {
+    /// How long that is.
+    pub fn time(self) -> Duration {
+        Duration::from_nanos(self.delay_ns)
+    }
 }
 
 impl Receipt {

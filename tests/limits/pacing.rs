@@ -90,9 +90,22 @@ fn what_cannot_be_done_in_the_route_s_time_is_not_held_back() {
         .start();
     let get = || gateway.client().get_with("/", &[("X-Client-ID", "c")]);
     assert_eq!(get().status, 200);
+    let foretold = gateway.admin_get("/explain?path=/&client=c").json()["answer"].clone();
     let start = Instant::now();
-    assert_eq!(get().status, 504);
+    let refused = get();
     assert!(start.elapsed() < Duration::from_secs(2), "at once");
+    let problem = refused.json();
+    assert_eq!((refused.status, &problem["policy"]), (504, &"route:r".into()), "{problem}");
+    assert_eq!(problem["type"], "urn:tollgate:problem:held-too-long");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the limit route:r would hold the request back"), "{detail}");
+    assert_eq!(
+        (&foretold["status"], &foretold["refusal"], &foretold["refused_by"]),
+        (&504.into(), &"held-too-long".into(), &"route:r".into()),
+        "{foretold}"
+    );
+    let delay = foretold["delay_seconds"].as_f64().unwrap();
+    assert!((50.0..=60.0).contains(&delay), "{foretold}");
     assert_eq!(left(&gateway, "c", "route:r"), 1, "and it keeps nobody else waiting");
 }
 
