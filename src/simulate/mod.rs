@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::policy::limit::{Limit, LimitKey};
 use crate::policy::path;
 use crate::policy::router::RouteId;
+use crate::policy::tier::TierId;
 use crate::store::key::{KeyHasher, KeyKind};
 use crate::store::limiter::{Receipt, Verdict};
 use anyhow::Context;
@@ -155,7 +156,12 @@ impl Simulation {
         let target = path::normalize(&line.path).map_err(Refusal::Path)?;
         let host = HeaderValue::from_str(&line.host).ok();
         let route = find_route(&generation, host.as_ref(), &method, &target.path)?;
-        let caller = self.caller(line, route)?;
+        let mut caller = self.caller(line, route)?;
+        if let Some(tier) = set_at_run_time(line, &caller, &generation) {
+            caller.identity.standing.tier = tier;
+            caller.identity.standing.is_registered = true;
+            self.report.tier_of_log(&generation.config.tiers.get(tier).name);
+        }
         let headers = HeaderMap::new();
         let source = line.source();
         let toll = Toll { route, method: &method, headers: &headers, caller: &caller, source };
@@ -201,6 +207,17 @@ impl Simulation {
             false => Ok(Caller { identity, digest, has_api_key }),
         }
     }
+}
+
+/// The tier that the log has a client in whom the configuration does not name: the admin API may
+/// have put it there, which no configuration says. The default tier says nothing, and neither
+/// does one that this configuration does not have.
+fn set_at_run_time(line: &Line, caller: &Caller, generation: &Generation) -> Option<TierId> {
+    let (identity, tiers) = (&caller.identity, &generation.config.tiers);
+    if identity.kind == KeyKind::Ip || identity.standing.is_registered {
+        return None;
+    }
+    tiers.find(&line.tier).filter(|tier| *tier != tiers.default_tier())
 }
 
 /// Takes limits out of a configuration that count by what the log does not have; their names.

@@ -32,6 +32,8 @@ pub struct Report {
     others: BTreeMap<String, u64>,
     /// Refusals then that limits do not change.
     kept: BTreeMap<String, u64>,
+    /// Requests of clients that the configuration does not name, by the tier the log has them in.
+    tiers_of_log: BTreeMap<String, u64>,
     clients: HashMap<Box<str>, u64>,
     uncounted: u64,
     malformed: u64,
@@ -71,6 +73,10 @@ impl Report {
 
     pub(super) fn other(&mut self, refusal: &str) {
         count(&mut self.others, refusal);
+    }
+
+    pub(super) fn tier_of_log(&mut self, tier: &str) {
+        count(&mut self.tiers_of_log, tier);
     }
 
     pub(super) fn compare(&mut self, then: Came, now: Came) {
@@ -170,6 +176,13 @@ impl Report {
         for (refusal, count) in &self.kept {
             writeln!(f, "{count} were refused with {refusal}; taken to be so again, uncharged")?;
         }
+        for (tier, count) in &self.tiers_of_log {
+            writeln!(
+                f,
+                "{count} were of clients that this configuration does not name, in the tier {tier} \
+                 as the log has\nthem: taken to be put there at run time"
+            )?;
+        }
         if self.malformed > 0 {
             writeln!(f, "{} lines are no requests in JSON and were left out:", self.malformed)?;
         }
@@ -185,8 +198,9 @@ impl Report {
         f.write_str(
             "The log does not say and this cannot know: headers and bodies of the requests, so \
              clients\nare those that the log names; what clients would have done after another \
-             answer; circuits,\nplaces and servers, which are taken to refuse nothing more. Every \
-             bucket was full at the\nfirst line.\n",
+             answer; circuits,\nplaces and servers, which are taken to refuse nothing more; limits of \
+             their own that clients\nwere given at run time. Every bucket was full at the first \
+             line.\n",
         )
     }
 }

@@ -65,6 +65,33 @@ fn lines_are_taken_in_the_order_in_which_requests_began() {
 }
 
 #[test]
+fn a_client_that_the_configuration_does_not_name_keeps_a_tier_above_the_default() {
+    let tiers =
+        "default_tier: free}\ntiers: {free: {rate: 1/h, burst: 2}, gold: {rate: 1/h, burst: 7}}";
+    let replayed = |clients: &str, tier: &str| {
+        let text = format!(
+            "upstreams: {{u: {{servers: [127.0.0.1:9]}}}}\n\
+             routes: [{{name: all, path: /, upstream: u}}]\n\
+             clients: {{identify: [{{header: X-Client-ID}}, ip], {clients}{tiers}"
+        );
+        let (config, _) = config::parse(&text, &|_| None).unwrap();
+        let log = log("rt", (0..10).map(f64::from)).replace("\"free\"", &format!("\"{tier}\""));
+        let source = Source::of(Cursor::new(log.into_bytes()));
+        replay(&config, source, Progress::new(None, false)).unwrap()
+    };
+    let report = replayed("", "gold");
+    assert_eq!(now(&report, "tier"), 3, "{report}");
+    let said = "10 were of clients that this configuration does not name, in the tier gold";
+    assert!(report.to_string().contains(said), "{report}");
+    let known = "known: {rt: {tier: free}}, ";
+    for (clients, tier) in [("", "free"), ("", "gone"), (known, "gold")] {
+        let report = replayed(clients, tier);
+        assert_eq!(now(&report, "tier"), 8, "{clients} {tier}: {report}");
+        assert!(!report.to_string().contains("does not name"), "{clients} {tier}: {report}");
+    }
+}
+
+#[test]
 fn limits_by_header_are_left_out_and_said_to_be() {
     let limits = "limits: [{name: region, key: {header: X-Region}, rate: 1/h, burst: 1}]";
     let report = replayed(limits, log("c", (0..5).map(f64::from)));
