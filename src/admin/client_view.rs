@@ -2,16 +2,19 @@
 
 use super::AdminState;
 use crate::clock;
+use crate::decision::client::likely_kind;
 use crate::decision::shared::name_of;
+use crate::decision::toll::overflow_bucket;
 use crate::fleet::limits::{SharedLimits, Wish};
 use crate::gateway::{Generation, TIER_POLICY};
 use crate::policy::limit::{LimitKey, NETWORK_PREFIX, OnStoreFailure, Store};
 use crate::policy::meter::Algorithm;
+use crate::policy::rate::TokenBucket;
 use crate::registry::Standing;
 use crate::registry::identity::client_ip;
 use crate::store::key::{Digest, Key, KeyKind};
-use crate::store::limiter::{Demand, Limiter};
-use crate::store::table::Class;
+use crate::store::limiter::{Demand, Limiter, Prospect};
+use crate::store::table::{Class, Place};
 use serde::Serialize;
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -44,6 +47,9 @@ struct ClientLimit {
     refill_rate: f64,
     /// Whole seconds until a token is there, rounded up; 0 when one is.
     retry_after_seconds: u64,
+    /// Whether the bucket is one that others share, because the table has no room for its own.
+    /// Then the default tier's limit holds.
+    shared_bucket: bool,
 }
 
 /// How a client stands that a header or a key names.
@@ -51,7 +57,11 @@ pub(super) async fn client(app: &AdminState, id: &str) -> Client {
     let generation = app.gateway.generation();
     let tiers = &generation.config.tiers;
     let standing = app.gateway.registry.standing(id, &generation.known, tiers);
-    let holders = [KeyKind::Header, KeyKind::ApiKey].map(|kind| {
+    let mut kinds = [KeyKind::Header, KeyKind::ApiKey];
+    if likely_kind(id, false, &generation) == KeyKind::ApiKey {
+        kinds.reverse();
+    }
+    let holders = kinds.map(|kind| {
         let digest = app.gateway.limiter.digest(kind, id.as_bytes());
         Holder { digest, name: name_of(kind, id.as_bytes()) }
     });
@@ -113,21 +123,40 @@ impl Buckets<'_> {
         })
     }
 
-    /// The emptiest of them; none for no holder.
-    fn read(&self, limiter: &Limiter, class: Class, now: u64) -> Option<ClientLimit> {
-        let standings = self.holders.iter().map(|holder| {
+    /// How the client stands towards them; none for no holder. That is the emptiest of its own
+    /// that is in use. Where none is, it is the one that the next request would meet if it named
+    /// the client in the first way: a client whose name finds no room in the table shares a
+    /// bucket, whatever room there is for its other names.
+    fn read(
+        &self,
+        limiter: &Limiter,
+        class: Class,
+        overflow: &TokenBucket,
+        now: u64,
+    ) -> Option<ClientLimit> {
+        let prospects = self.holders.iter().map(|holder| {
             let key = Key::new(self.digest, holder.digest);
             let meter = self.algorithm.meter(now, clock::utc_ns_at);
-            limiter.peek(&Demand { policy: 0, key, class, meter, cost: 1 }, now)
+            let demand = Demand { policy: 0, key, class, meter, cost: 1 };
+            limiter.foresee(&demand, overflow, now)
         });
-        let emptiest =
-            standings.min_by_key(|standing| (standing.tokens, Reverse(standing.wait_ns)))?;
+        let in_use = prospects.clone().filter(|prospect| {
+            prospect.place == Place::Own && prospect.standing.full_in_seconds > 0
+        });
+        let emptiest = in_use
+            .min_by_key(|prospect| (prospect.standing.tokens, Reverse(prospect.standing.wait_ns)));
+        let Prospect { standing, place, .. } = emptiest.or_else(|| prospects.clone().next())?;
+        let shared_bucket = place == Place::Overflow;
         Some(ClientLimit {
             policy: self.policy.to_owned(),
-            tokens_remaining: emptiest.tokens,
-            capacity: emptiest.burst,
-            refill_rate: self.algorithm.rate_per_second(),
-            retry_after_seconds: emptiest.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
+            tokens_remaining: standing.tokens,
+            capacity: standing.burst,
+            refill_rate: match shared_bucket {
+                true => overflow.rate_per_second(),
+                false => self.algorithm.rate_per_second(),
+            },
+            retry_after_seconds: standing.wait_ns.unwrap_or(0).div_ceil(1_000_000_000),
+            shared_bucket,
         })
     }
 }
@@ -173,7 +202,8 @@ async fn view(
         fleet.limits.look(&wishes.collect::<Vec<_>>(), &app.gateway.limiter).await;
     }
     let (limiter, now) = (&app.gateway.limiter, clock::now_ns());
-    let limits = buckets.iter().filter_map(|buckets| buckets.read(limiter, class, now));
+    let overflow = overflow_bucket(generation);
+    let limits = buckets.iter().filter_map(|buckets| buckets.read(limiter, class, overflow, now));
     Client {
         client,
         tier: config.tiers.get(standing.tier).name.to_string(),

@@ -97,6 +97,38 @@ fn invented_ids_neither_free_a_limited_client_nor_grow_memory() {
 }
 
 #[test]
+fn a_client_without_room_in_the_table_is_shown_with_the_bucket_it_shares() {
+    let upstream = Upstream::new();
+    let gateway = Gateway::before(&upstream)
+        .clients(BY_HEADER)
+        .tiers("free: {rate: 1/h, burst: 3}")
+        .limits("- {name: other, key: client, rate: 1/m, burst: 70, cost: 1}")
+        .limiter("slots: 1024")
+        .start();
+    let mut client = gateway.client();
+    for id in 0..1_500 {
+        client.get_with("/", &[("X-Client-ID", &format!("invented-{id}"))]);
+    }
+    let mut shared = 0;
+    for id in (0..1_500).step_by(10) {
+        let told = gateway.admin_get(&format!("/explain?path=/&client=invented-{id}")).json();
+        let shown = gateway.admin_get(&format!("/clients/invented-{id}")).json();
+        for (told, shown) in [0, 1].map(|n| (&told["limits"][n], &shown["limits"][n])) {
+            assert_eq!(shown["policy"], told["policy"], "{id}");
+            assert_eq!(shown["shared_bucket"], told["shared_bucket"], "{id}: {shown} {told}");
+            if shown["shared_bucket"] == true {
+                shared += 1;
+                assert_eq!(shown["tokens_remaining"], told["tokens_remaining"], "{id}");
+                assert_eq!((&shown["capacity"], &told["burst"]), (&3.into(), &3.into()), "{id}");
+                let wait = shown["retry_after_seconds"].as_u64().unwrap();
+                assert_eq!(wait > 0, told["refuses"] == true, "{id}: {shown} {told}");
+            }
+        }
+    }
+    assert!(shared > 10, "{shared}");
+}
+
+#[test]
 fn a_shared_bucket_of_a_crowded_table_tells_its_own_figures() {
     let upstream = Upstream::new();
     let gateway = Gateway::before(&upstream)
