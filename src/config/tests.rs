@@ -439,7 +439,15 @@ fn what_was_hardly_meant_is_a_warning() {
             "routes[0].cost: a request can cost 60 tokens, which is above the burst of the tier \
              free (10, the default), the tier basic (50)",
         ),
-        (with_route("cost: {GET: 5}, limit: {rate: 1/s, burst: 4}"), "the limit route:r (4)"),
+        (
+            with_route("cost: {GET: 5}, limit: {rate: 1/s, burst: 4}"),
+            "the limit route:r (4): there it is always refused",
+        ),
+        (
+            with_route("cost: 5")
+                + "limits: [{name: s, key: client, rate: 1/s, burst: 4, shadow: true}]",
+            "the shadow s (4): there it always counts as one that would be refused, and passes",
+        ),
     ];
     for (text, expected) in cases {
         let warnings = warnings(&text);

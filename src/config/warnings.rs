@@ -191,17 +191,25 @@ fn unaffordable(
             too_small.push(format!("the tier {} ({}{default})", tier.name, tier.bucket.burst()));
         }
     }
+    let mut shadows = Vec::new();
     let counts = |limit: &&Limit| limit.cost == LimitCost::Route && limit.algorithm.burst() < cost;
     for limit in config.limits.iter().chain(&route.limits).filter(counts) {
-        too_small.push(format!("the limit {} ({})", limit.name, limit.algorithm.burst()));
+        let (list, kind) = match limit.is_shadow {
+            true => (&mut shadows, "shadow"),
+            false => (&mut too_small, "limit"),
+        };
+        list.push(format!("the {kind} {} ({})", limit.name, limit.algorithm.burst()));
     }
-    if !too_small.is_empty() {
-        let message = format!(
-            "a request can cost {cost} tokens, which is above the burst of {}: there it is always \
-             refused",
-            too_small.join(", ")
-        );
-        report.warn(path, *line, message);
+    let always = "there it is always refused";
+    let counted = "there it always counts as one that would be refused, and passes";
+    for (list, outcome) in [(too_small, always), (shadows, counted)] {
+        if !list.is_empty() {
+            let message = format!(
+                "a request can cost {cost} tokens, which is above the burst of {}: {outcome}",
+                list.join(", ")
+            );
+            report.warn(path, *line, message);
+        }
     }
 }
 
