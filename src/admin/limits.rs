@@ -111,19 +111,22 @@ impl From<&LimitKey> for CountedBy {
     }
 }
 
-/// What a request is charged: `route`, what its route says it costs, or `one`.
+/// What a request is charged, as the configuration writes it: `route`, what its route says it
+/// costs, or `1`.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(untagged)]
 pub(super) enum LimitCharge {
-    Route,
-    One,
+    #[schema(example = "route")]
+    AsSaid(&'static str),
+    #[schema(example = 1)]
+    Tokens(u32),
 }
 
 impl From<LimitCost> for LimitCharge {
     fn from(cost: LimitCost) -> LimitCharge {
         match cost {
-            LimitCost::Route => LimitCharge::Route,
-            LimitCost::One => LimitCharge::One,
+            LimitCost::Route => LimitCharge::AsSaid("route"),
+            LimitCost::One => LimitCharge::Tokens(1),
         }
     }
 }

@@ -128,7 +128,7 @@ async fn limits_show_their_counts_and_the_table_its_occupancy() {
     assert_eq!(
         json["limits"][0],
         json!({"policy": "per-ip", "key": "ip", "algorithm": "token_bucket", "rate": "10/d",
-               "burst": 20, "cost": "one", "store": "local", "shadow": false, "allowed": 3,
+               "burst": 20, "cost": 1, "store": "local", "shadow": false, "allowed": 3,
                "limited": 0})
     );
     assert_eq!(json["limits"][3]["key"], json!({"header": "accept"}));
