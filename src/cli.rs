@@ -75,8 +75,14 @@ pub struct Question {
     #[arg(long, value_name = "ADDRESS", conflicts_with = "trace_id")]
     ip: Option<String>,
     /// A header of it; may be given several times.
-    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", conflicts_with = "trace_id")]
-    headers: Vec<String>,
+    #[arg(
+        short = 'H',
+        long = "header",
+        value_name = "NAME: VALUE",
+        value_parser = header,
+        conflicts_with = "trace_id"
+    )]
+    headers: Vec<(String, String)>,
     /// The trace id of a request that was refused.
     #[arg(long, value_name = "ID", conflicts_with = "path")]
     trace_id: Option<String>,
@@ -97,12 +103,18 @@ impl Question {
         ];
         let named =
             named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.as_str())));
-        let headers = self.headers.iter().map(|header| {
-            let (name, value) = header.split_once(':').unwrap_or((header, ""));
-            (format!("header.{}", name.trim()), value.trim())
-        });
+        let headers =
+            self.headers.iter().map(|(name, value)| (format!("header.{name}"), value.as_str()));
         named.chain(headers).collect()
     }
+}
+
+/// A header's name and value. Nothing is no value of one that was forgotten: `X-Foo:` is empty,
+/// and `X-Foo` a mistake.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) =
+        text.split_once(':').ok_or("it must be NAME: VALUE, as in 'X-Region: eu'")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// What `tollgate` can be told to do.
@@ -156,7 +168,8 @@ pub enum Command {
     /// that was refused.
     ///
     /// Nothing is charged for it. The exit status is 0 when there is an answer, whatever it says,
-    /// 64 when the question is wrong, 69 when no gateway answers.
+    /// 1 when there is none, as for a trace id that is not among the last refusals, 64 when the
+    /// question is wrong, 69 when no gateway answers.
     Explain {
         /// Whom to ask.
         #[command(flatten)]

@@ -100,6 +100,9 @@ pub(super) async fn explain(
         if let Some((name, _)) = parameters.iter().find(|(name, _)| name != "trace_id") {
             return Err(Problem::field(name, "a trace_id is asked about alone"));
         }
+        if parameters.len() > 1 {
+            return Err(Problem::field("trace_id", "trace_id is there twice"));
+        }
         let past = PastRefusals::of(&app.gateway.refused, trace_id);
         let past = past.ok_or_else(|| {
             let detail = "none of the last refusals has this trace id";
@@ -132,6 +135,10 @@ impl Request {
         for (number, (name, value)) in parameters.iter().enumerate() {
             if number > MAX_HEADERS + 5 {
                 return Err(Problem::bad(format!("at most {MAX_HEADERS} headers can be given")));
+            }
+            let is_repeated = parameters[..number].iter().any(|(before, _)| before == name);
+            if is_repeated && !name.starts_with(HEADER) {
+                return Err(Problem::field(name, format!("{name} is there twice")));
             }
             request.take(name, value)?;
         }

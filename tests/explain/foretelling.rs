@@ -229,11 +229,15 @@ fn what_cannot_be_asked_is_refused_by_name() {
         ("path=/&header.=x", "header."),
         ("path=/&colour=red", "colour"),
         ("path=/&trace_id=x", "path"),
+        ("path=/a&path=/b", "path"),
+        ("path=/&ip=192.0.2.1&ip=192.0.2.1", "ip"),
+        ("trace_id=x&trace_id=y", "trace_id"),
     ] {
         let reply = gateway.admin_get(&format!("/explain?{query}"));
         assert_eq!((reply.status, &reply.json()["field"]), (400, &json!(field)), "{query}");
     }
     assert_eq!(gateway.admin_get("/explain?trace_id=unknown").status, 404);
+    explain(&gateway, "path=/&header.X-A=1&header.X-A=2");
 }
 
 #[test]
@@ -259,6 +263,13 @@ fn the_command_says_it_for_people() {
     assert_eq!(wrong.code, Some(64), "{wrong:?}");
     assert!(wrong.stderr.contains("ip is wrong"), "{wrong:?}");
     assert_eq!(run(&[]).code, Some(2), "a path or a trace id is needed");
+    let colonless = run(&["--path", "/", "-H", "X-Foo"]);
+    assert_eq!(colonless.code, Some(2), "{colonless:?}");
+    assert!(colonless.stderr.contains("it must be NAME: VALUE"), "{colonless:?}");
+    assert_eq!(run(&["--path", "/", "-H", "X-Foo:", "-H", "X-Bar: a:b"]).code, Some(0));
+    let unknown = run(&["--trace-id", "unknown"]);
+    assert_eq!(unknown.code, Some(1), "as its help says: {unknown:?}");
+    assert!(run(&["--help"]).stdout.contains("1 when there is none"));
 }
 
 #[test]
