@@ -168,8 +168,9 @@ pub enum Command {
     /// that was refused.
     ///
     /// Nothing is charged for it. The exit status is 0 when there is an answer, whatever it says,
-    /// 1 when there is none, as for a trace id that is not among the last refusals, 64 when the
-    /// question is wrong, 69 when no gateway answers.
+    /// 1 when there is none, as for a trace id that is not among the last refusals, 2 when an
+    /// argument cannot be read, 64 when the gateway finds the question wrong, 69 when no gateway
+    /// answers.
     Explain {
         /// Whom to ask.
         #[command(flatten)]
