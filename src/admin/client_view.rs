@@ -47,8 +47,10 @@ struct ClientLimit {
     refill_rate: f64,
     /// Whole seconds until a token is there, rounded up; 0 when one is.
     retry_after_seconds: u64,
-    /// Whether the bucket is one that others share, because the table has no room for its own.
+    /// There where the bucket is one that others share, because the table has no room for its own.
     /// Then the default tier's limit holds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     shared_bucket: bool,
 }
 

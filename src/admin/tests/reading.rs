@@ -160,7 +160,7 @@ async fn an_unknown_client_has_the_default_tier_and_full_buckets_and_is_not_stor
     assert_eq!(
         client["limits"][0],
         json!({"policy": "tier", "tokens_remaining": 10, "capacity": 10, "refill_rate": 1.0,
-               "retry_after_seconds": 0, "shared_bucket": false})
+               "retry_after_seconds": 0})
     );
     assert_eq!(rig.json("/limits").await["table"]["used"], 0);
 
