@@ -5,6 +5,7 @@
 //! through the same functions, so that what is foretold is what happens. Nothing in here knows
 //! connections or Pingora.
 
+mod cause;
 pub mod client;
 pub mod outlook;
 pub mod refusal;

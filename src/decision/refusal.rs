@@ -3,11 +3,11 @@
 //! Bodies are problem details (RFC 9457). The `type` is a URN, so that software can tell
 //! refusals of one status apart without parsing prose.
 
+pub use super::cause::{Breach, Stage, Wait};
 use crate::policy::path::PathFault;
 use crate::store::limiter::Standing;
 use crate::upstream::Upstream;
 use crate::upstream::circuit::{Circuit, Refused};
-use crate::upstream::places::NoPlace;
 use crate::wire::connections::Crowd;
 use crate::wire::fault::Fault;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -96,43 +96,6 @@ pub enum Refusal {
     Exhausted,
     /// A fault of the gateway itself.
     Internal,
-}
-
-/// Why waiting for a place was in vain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// The queue was full.
-    Full,
-    /// The queue was full, and a request of a higher tier took the place in it.
-    Displaced,
-    /// No place became free in time.
-    TimedOut,
-}
-
-/// What an upstream was too slow for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// To accept a connection.
-    Connect,
-    /// To answer, or to go on with its answer.
-    Read,
-    /// To take the request.
-    Write,
-    /// To answer within what the route allows one attempt.
-    Attempt,
-    /// To be done within what the route allows the whole request.
-    Request,
-}
-
-/// How an upstream failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Breach {
-    /// It accepts no connection.
-    Connect,
-    /// It broke the connection off before its answer was complete.
-    Reset,
-    /// What it sent was not HTTP.
-    Invalid,
 }
 
 impl Refusal {
@@ -236,30 +199,10 @@ impl Refusal {
             Self::CircuitOpen { .. } => {
                 "the circuit is open: the upstream was failing, or an operator opened it"
             }
-            Self::Saturated { wait: Wait::Full, .. } => {
-                "the upstream is busy and so is the queue for it"
-            }
-            Self::Saturated { wait: Wait::Displaced, .. } => {
-                "the upstream is busy, and a request of a higher tier took the place in the queue"
-            }
-            Self::Saturated { wait: Wait::TimedOut, .. } => {
-                "the upstream was busy for as long as was waited"
-            }
+            Self::Saturated { wait, .. } => wait.detail(),
             Self::NoServer { .. } => "the upstream has no server to ask",
-            Self::UpstreamTimeout(Stage::Connect) => "the upstream accepted no connection in time",
-            Self::UpstreamTimeout(Stage::Read) => "the upstream was silent for too long",
-            Self::UpstreamTimeout(Stage::Write) => "the upstream did not take the request in time",
-            Self::UpstreamTimeout(Stage::Attempt) => {
-                "the upstream did not answer within what the route allows an attempt"
-            }
-            Self::UpstreamTimeout(Stage::Request) => {
-                "the upstream was not done within what the route allows a request"
-            }
-            Self::UpstreamFailed(Breach::Connect) => "the upstream accepts no connection",
-            Self::UpstreamFailed(Breach::Reset) => {
-                "the upstream closed the connection before its answer was complete"
-            }
-            Self::UpstreamFailed(Breach::Invalid) => "the upstream did not answer with valid HTTP",
+            Self::UpstreamTimeout(stage) => stage.detail(),
+            Self::UpstreamFailed(breach) => breach.detail(),
             Self::ClientTimeout => "the request's body did not arrive in time",
             Self::TooManyConnections(Crowd::All) => {
                 "the gateway has as many connections as it takes"
@@ -400,16 +343,6 @@ impl Refusal {
         }
         body.push_str("}\n");
         body
-    }
-}
-
-impl From<NoPlace> for Wait {
-    fn from(why: NoPlace) -> Wait {
-        match why {
-            NoPlace::Full => Wait::Full,
-            NoPlace::Displaced => Wait::Displaced,
-            NoPlace::TimedOut => Wait::TimedOut,
-        }
     }
 }
 
