@@ -106,7 +106,8 @@ struct Buckets<'a> {
     policy: &'a str,
     digest: Digest,
     algorithm: &'a Algorithm,
-    store: Store,
+    /// Whether the store decides it and not this gateway.
+    is_shared: bool,
     holders: &'a [Holder],
 }
 
@@ -114,7 +115,7 @@ impl Buckets<'_> {
     /// What the store has to be asked to know how they stand.
     fn wishes(&self, limits: &SharedLimits, class: Class) -> impl Iterator<Item = Wish> {
         let family = self.algorithm.family();
-        self.holders.iter().filter(|_| self.store != Store::Local).map(move |holder| Wish {
+        self.holders.iter().filter(|_| self.is_shared).map(move |holder| Wish {
             policy: 0,
             key: Key::new(self.digest, holder.digest),
             class,
@@ -140,7 +141,10 @@ impl Buckets<'_> {
             let key = Key::new(self.digest, holder.digest);
             let meter = self.algorithm.meter(now, clock::utc_ns_at);
             let demand = Demand { policy: 0, key, class, meter, cost: 1 };
-            limiter.foresee(&demand, overflow, now)
+            match self.is_shared {
+                true => limiter.foresee_elsewhere(&demand, now),
+                false => limiter.foresee(&demand, overflow, now),
+            }
         });
         let in_use = prospects.clone().filter(|prospect| {
             prospect.place == Place::Own && prospect.standing.full_in_seconds > 0
@@ -176,11 +180,12 @@ async fn view(
         false => Class::Unregistered,
     };
     let bucket = Algorithm::TokenBucket(*standing.bucket(&config.tiers));
+    let has_store = app.gateway.fleet.is_some();
     let tier = Buckets {
         policy: TIER_POLICY,
         digest: generation.tier_digest,
         algorithm: &bucket,
-        store: Store::Shared(OnStoreFailure::FairShare),
+        is_shared: has_store,
         holders: holders.client,
     };
     let global = config.limits.iter().zip(&generation.limits);
@@ -190,7 +195,8 @@ async fn view(
         policy: &limit.name,
         digest: policy.digest,
         algorithm: &limit.algorithm,
-        store: limit.store,
+        // What only watches is counted here.
+        is_shared: has_store && limit.store != Store::Local && !limit.is_shadow,
         holders: match limit.key {
             LimitKey::Client => holders.client,
             LimitKey::Ip => holders.ip,

@@ -7,10 +7,11 @@
 
 use super::client::{self, Caller, Sender};
 use super::refusal::{Refusal, Wait};
+use super::shared::store_of;
 use super::toll::{self, Demands, Holder, Moment, Toll};
 use super::{check_length, find_route, host_name};
 use crate::gateway::{Gateway, Generation};
-use crate::policy::limit::{Limit, LimitKey, NETWORK_PREFIX};
+use crate::policy::limit::{Limit, LimitKey, NETWORK_PREFIX, Store};
 use crate::policy::path::{self, Target};
 use crate::policy::precedence::{self, Decider, Mismatch, Rank};
 use crate::policy::router::RouteId;
@@ -267,16 +268,23 @@ fn limits(
 ) -> Result<Option<Delay>, Refusal> {
     let tiers = &generation.config.tiers;
     let overflow = &tiers.get(tiers.default_tier()).bucket;
-    let look = |demands: Demands<'_>| -> Vec<LimitOutlook> {
+    let is_shared = |policy| {
+        gateway.fleet.is_some() && store_of(generation, toll.route, policy) != Store::Local
+    };
+    let look = |demands: Demands<'_>, is_enforced: bool| -> Vec<LimitOutlook> {
         let look = |demand: Demand<'_>| LimitOutlook {
             policy: demand.policy,
             holder: holder(toll, generation.limit_of(toll.route, demand.policy), generation),
             cost: demand.cost,
-            prospect: gateway.limiter.foresee(&demand, overflow, at.ns),
+            // What only watches is counted here.
+            prospect: match is_enforced && is_shared(demand.policy) {
+                true => gateway.limiter.foresee_elsewhere(&demand, at.ns),
+                false => gateway.limiter.foresee(&demand, overflow, at.ns),
+            },
         };
         demands.into_iter().map(look).collect()
     };
-    let enforced = look(toll::enforced(toll, gateway, generation, at));
+    let enforced = look(toll::enforced(toll, gateway, generation, at), true);
     let standings = enforced.iter().map(|limit| limit.prospect.standing);
     let longest = standings.filter(Standing::refuses).reduce(Standing::longer);
     let delays = enforced.iter().map(|limit| {
@@ -287,7 +295,7 @@ fn limits(
     let delays = delays.filter(|delay| delay.delay_ns > 0).rev();
     let delay = delays.max_by_key(|delay| delay.delay_ns);
     outlook.limits = enforced;
-    outlook.limits.extend(look(toll::shadows(toll, gateway, generation, at)));
+    outlook.limits.extend(look(toll::shadows(toll, gateway, generation, at), false));
     match longest {
         Some(standing) => {
             Err(toll::refusal(toll::policy_at(generation, toll, standing.policy), standing))

@@ -321,7 +321,23 @@ impl Limiter {
     /// shared one where the key's set has no room.
     pub fn foresee(&self, demand: &Demand<'_>, overflow: &TokenBucket, now: u64) -> Prospect {
         let (state, place) = self.table.peek(demand.key, demand.class, now);
-        let limit = limit_at(place, demand.meter, overflow);
+        Self::prospect(demand, limit_at(place, demand.meter, overflow), state, place, now)
+    }
+
+    /// The same where somebody else decides the bucket's limit: by what was noted of it, and with
+    /// nothing noted it is full. It is never one that keys without room share.
+    pub fn foresee_elsewhere(&self, demand: &Demand<'_>, now: u64) -> Prospect {
+        let state = self.table.state(demand.key).unwrap_or(0);
+        Self::prospect(demand, demand.meter, state, Place::Own, now)
+    }
+
+    fn prospect(
+        demand: &Demand<'_>,
+        limit: Meter<'_>,
+        state: u64,
+        place: Place,
+        now: u64,
+    ) -> Prospect {
         let mut standing = Self::stand(demand, limit, state, now);
         if demand.cost == 0 {
             standing.wait_ns = Some(0);

@@ -177,6 +177,32 @@ fn a_request_that_a_local_limit_refuses_is_charged_to_no_shared_one() {
 }
 
 #[test]
+fn a_limit_that_redis_decides_is_never_shown_as_a_bucket_that_keys_share_here() {
+    let (redis, upstream) = (RedisServer::start(), Upstream::new());
+    let gateway = Gateway::before(&upstream)
+        .redis(&format!("{{url: \"{}\", timeout: 500ms}}", redis.url()))
+        .clients("identify: [{header: X-Client-ID}, ip]\ndefault_tier: free")
+        .tiers("free: {rate: 1/h, burst: 3}")
+        .limits("- {name: own, key: client, rate: 1/h, burst: 70, store: local}")
+        .limiter("slots: 1024")
+        .start();
+    let mut client = gateway.client();
+    for id in 0..1_500 {
+        client.get_with("/", &[("X-Client-ID", &format!("invented-{id}"))]);
+    }
+    let mut shared = 0;
+    for id in (0..1_500).step_by(10) {
+        let told = gateway.admin_get(&format!("/explain?path=/&client=invented-{id}")).json();
+        let shown = gateway.admin_get(&format!("/clients/invented-{id}")).json();
+        assert_eq!(told["limits"][0]["shared_bucket"], false, "{told}");
+        assert!(shown["limits"][0]["shared_bucket"].is_null(), "{shown}");
+        assert_eq!(shown["limits"][0]["refill_rate"], 1.0 / 3_600.0, "{shown}");
+        shared += usize::from(shown["limits"][1]["shared_bucket"] == true);
+    }
+    assert!(shared > 10, "the local one is: {shared}");
+}
+
+#[test]
 fn without_redis_each_gateway_has_its_share_and_owes_it_afterwards() {
     let mut redis = RedisServer::start();
     let fleet = Fleet::start(&redis, "{rate: 1/h, burst: 40}", "");
