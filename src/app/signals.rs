@@ -94,7 +94,11 @@ impl Signals {
         let mut kinds = Kinds::listen().context("signals cannot be received")?;
         tokio::select! {
             started = self.start() => started?,
-            _ = kinds.terminate.recv() => return Ok(ShutdownSignal::FastShutdown),
+            // From the moment on in which it is ready, connections may have been accepted.
+            _ = kinds.terminate.recv() => match self.gateway.lifecycle.is_ready() {
+                true => return Ok(self.stop(kinds.interrupt)),
+                false => return Ok(ShutdownSignal::FastShutdown),
+            },
             _ = kinds.interrupt.recv() => return Ok(ShutdownSignal::FastShutdown),
         }
         if let Err(error) = self.take_over().await {
@@ -113,12 +117,7 @@ impl Signals {
                     self.end(Stage::Succeeded, kinds.interrupt, 0);
                     return Ok(ShutdownSignal::GracefulTerminate);
                 }
-                _ = kinds.terminate.recv() => {
-                    log::info!("told to stop");
-                    systemd::stopping("draining");
-                    self.end(Stage::Draining, kinds.interrupt, 0);
-                    return Ok(ShutdownSignal::GracefulTerminate);
-                }
+                _ = kinds.terminate.recv() => return Ok(self.stop(kinds.interrupt)),
                 _ = kinds.interrupt.recv() => {
                     log::info!("interrupted: stopping at once");
                     return Ok(ShutdownSignal::FastShutdown);
@@ -175,6 +174,14 @@ impl Signals {
         if let Announce::With(print) = self.announce {
             print(config);
         }
+    }
+
+    /// Told to stop: what was accepted is finished.
+    fn stop(&self, interrupt: Signal) -> ShutdownSignal {
+        log::info!("told to stop");
+        systemd::stopping("draining");
+        self.end(Stage::Draining, interrupt, 0);
+        ShutdownSignal::GracefulTerminate
     }
 
     fn end(&self, stage: Stage, mut interrupt: Signal, exit_code: i32) {
