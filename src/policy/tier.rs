@@ -1,11 +1,12 @@
 //! Tiers: the named buckets that clients are put into.
 
-use std::cmp::Reverse;
-use std::sync::Arc;
-
-use thiserror::Error;
-
 use super::rate::{Period, Rate, TokenBucket};
+use siphasher::sip::SipHasher13;
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::hash::Hasher;
+use std::sync::Arc;
+use thiserror::Error;
 
 /// The most tiers there can be; a tier is one label value of several metrics.
 pub const MAX_TIERS: usize = 1_024;
@@ -26,10 +27,26 @@ pub struct Tier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TierId(pub u16);
 
+/// What stands for a tier's name, in any case: 64 bits of a hash of it.
+///
+/// Two names meet with a probability of 2⁻⁶⁴; names are the operator's own, and there are few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TierName(u64);
+
+impl TierName {
+    /// Of this name.
+    pub fn of(name: &str) -> TierName {
+        let mut hasher = SipHasher13::new();
+        name.bytes().for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
+        TierName(hasher.finish())
+    }
+}
+
 /// All tiers from the lowest to the highest sustained rate, and which one strangers get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tiers {
     tiers: Vec<Tier>,
+    by_name: foldhash::HashMap<TierName, TierId>,
     default: TierId,
 }
 
@@ -56,16 +73,16 @@ impl Tiers {
         if tiers.len() > MAX_TIERS {
             return Err(TiersError::TooMany);
         }
-        for (i, tier) in tiers.iter().enumerate() {
-            if tiers[..i].iter().any(|other| other.name.eq_ignore_ascii_case(&tier.name)) {
-                return Err(TiersError::Duplicate(tier.name.to_string()));
-            }
+        let mut names = HashSet::new();
+        if let Some(again) = tiers.iter().find(|tier| !names.insert(TierName::of(&tier.name))) {
+            return Err(TiersError::Duplicate(again.name.to_string()));
         }
         tiers.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.name.cmp(&b.name)));
-        let Some(default) = position(&tiers, default) else {
+        let by_name = by_name(&tiers);
+        let Some(&default) = by_name.get(&TierName::of(default)) else {
             return Err(TiersError::UnknownDefault(default.to_owned()));
         };
-        Ok(Self { tiers, default })
+        Ok(Self { tiers, by_name, default })
     }
 
     /// The tier of clients that nobody registered.
@@ -82,7 +99,13 @@ impl Tiers {
 
     /// The tier of this name, in any case.
     pub fn find(&self, name: &str) -> Option<TierId> {
-        position(&self.tiers, name)
+        self.named(TierName::of(name))
+    }
+
+    /// The tier of this name.
+    #[inline]
+    pub fn named(&self, name: TierName) -> Option<TierId> {
+        self.by_name.get(&name).copied()
     }
 
     /// All tiers with their ids, lowest first.
@@ -105,7 +128,7 @@ impl Tiers {
 
     /// `free`, `basic`, `premium` and `enterprise`, with `free` for strangers.
     pub fn standard() -> Self {
-        let tiers = Self::STANDARD
+        let tiers: Vec<Tier> = Self::STANDARD
             .iter()
             .filter_map(|&(name, count, burst)| {
                 let bucket =
@@ -114,7 +137,7 @@ impl Tiers {
             })
             .collect();
         // Written in rising order, so `free` is the first.
-        Self { tiers, default: TierId(0) }
+        Self { by_name: by_name(&tiers), tiers, default: TierId(0) }
     }
 }
 
@@ -129,9 +152,9 @@ fn rank(tier: &Tier) -> (Reverse<u64>, u64) {
     (Reverse(tier.bucket.emission_interval_ns()), tier.bucket.burst())
 }
 
-fn position(tiers: &[Tier], name: &str) -> Option<TierId> {
-    let index = tiers.iter().position(|tier| tier.name.eq_ignore_ascii_case(name))?;
-    u16::try_from(index).ok().map(TierId)
+fn by_name(tiers: &[Tier]) -> foldhash::HashMap<TierName, TierId> {
+    let numbers = (0..).map(TierId);
+    tiers.iter().map(|tier| TierName::of(&tier.name)).zip(numbers).collect()
 }
 
 #[cfg(test)]

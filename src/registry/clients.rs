@@ -1,13 +1,13 @@
 //! A million clients, each found at the price of one wait for memory.
 //!
 //! A table of open addressing: an entry is a client's fingerprint and a number that says how the
-//! client stands, three of them to a cache line, and a client lies in the first line from its own
+//! client stands, four of them to a cache line, and a client lies in the first line from its own
 //! that had room. One thread writes; any number read, without locks and without waiting.
 //!
 //! # What a reader may see
 //!
 //! A place goes through three conditions and never back: *empty*, *held* by one client, *given
-//! up*. The half of the fingerprint that says which is written last, so whoever sees it sees the
+//! up*. The part of the fingerprint that says which is written last, so whoever sees it sees the
 //! rest of the entry; and since no other client ever comes to the same place, the standing read
 //! beside it is that client's. A standing changes in one step.
 //!
@@ -22,50 +22,50 @@
 //! papaya, which has the registry's smaller maps, keeps each entry in an allocation of its own:
 //! three waits where there is one here.
 //!
-//! # No locked instruction
+//! # Several waits at a time
 //!
 //! What is left is the wait itself, and a processor can have many of them under way: it goes on
-//! with what does not depend on the answer. A locked instruction forbids that, for nothing behind it
-//! may begin before it is done; and every way to say "I am reading this table" has one. So nobody
-//! says so: each thread keeps the table that it read last and compares two numbers to see whether
-//! it is still the one. Of a table that was replaced, the memory goes with the last thread that
-//! looks again; one that never does keeps one old table at most.
+//! with what does not depend on the answer, as far as it looks ahead, which is some three hundred
+//! instructions. So there are few between one client's line and the next one's: hence the hash of
+//! `fingerprint`, a line's places that are compared without a branch to guess wrong, and the name
+//! of a tier as a number.
+//!
+//! Nor may there be a locked one, for nothing behind it may begin before it is done; and every way
+//! to say "I am reading this table" has one. So nobody says so: each thread keeps the table that it
+//! read last and compares two numbers to see whether it is still the one. Of a table that was
+//! replaced, the memory goes with the last thread that looks again; one that never does keeps one
+//! old table at most.
 
+use super::fingerprint::Fingerprint;
 use crate::policy::rate::TokenBucket;
+use crate::policy::tier::TierName;
 use crate::store::lines::{Line, Lines};
 use arc_swap::ArcSwap;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Entries in a cache line.
-const ENTRIES: usize = 3;
+const ENTRIES: usize = 4;
 /// Lines of the smallest table.
 const MIN_LINES: usize = 64;
 /// The condition of a place in which nobody has been.
 const EMPTY: u64 = 0;
 /// The condition of a place whose client is gone.
 const GIVEN_UP: u64 = 1;
+const _: () = assert!(EMPTY < Fingerprint::LEAST && GIVEN_UP < Fingerprint::LEAST);
 /// Marks a standing that is the number of an own limit; else it is that of a tier's name.
 const OWN: u32 = 1 << 31;
 
-/// What stands for a client's id: 128 bits of a keyed hash of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint([u64; 2]);
-
 /// How a client stands, as a reader is shown it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Held<'a> {
-    /// The name of its tier, where it has one.
-    pub(super) tier: Option<&'a str>,
+pub(super) struct Held {
+    /// Its tier, where it has one.
+    pub(super) tier: Option<TierName>,
     /// Its own limit. Few have one.
     pub(super) own_limit: Option<TokenBucket>,
 }
-
-/// A name of a tier, or that there is none; shared among all clients of the tier.
-pub(super) type TierName = Option<Arc<str>>;
 
 /// The standing of a client with a limit of its own.
 #[derive(Clone, Copy)]
@@ -80,7 +80,7 @@ struct Shelf {
     number: u64,
     lines: Arc<Lines>,
     /// By the numbers that standings are. Names are only ever added.
-    tiers: Arc<[TierName]>,
+    tiers: Arc<[Option<TierName>]>,
 }
 
 thread_local! {
@@ -105,36 +105,23 @@ pub(super) struct Clients {
 /// client has any more stay; there are only as many as configurations have named.
 #[derive(Default)]
 pub(super) struct Numbers {
-    tiers: HashMap<TierName, u32>,
+    tiers: HashMap<Option<TierName>, u32>,
     own: u32,
 }
 
-/// A place in the table. Of the eight words of a line, the first three say in which conditions its
-/// places are, by the half of the fingerprint where somebody holds one; the next three are the other
-/// halves, and the last two the standings, 32 bits each.
+/// A place in the table. Of the eight words of a line, the first four say in which conditions its
+/// places are, by the upper part of the fingerprint where somebody holds one; the other four are the
+/// lower parts, each above the standing beside it.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     line: &'a Line,
     entry: usize,
 }
 
-impl Fingerprint {
-    /// Of a hash. No client's may look like a condition without one; that two become alike by
-    /// it is no likelier than that any two are.
-    pub(super) fn of([other, condition]: [u64; 2]) -> Fingerprint {
-        Fingerprint([other, condition.max(GIVEN_UP + 1)])
-    }
-}
-
-impl Hash for Fingerprint {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[0]);
-    }
-}
-
 /// Where a client is, or the empty place it would come to.
 enum Found<'a> {
-    At(Place<'a>),
+    /// With its standing.
+    At(Place<'a>, u32),
     Room(Place<'a>),
 }
 
@@ -144,35 +131,22 @@ impl Place<'_> {
         &self.line.0[self.entry]
     }
 
+    /// The lower part of the fingerprint and the standing.
     #[inline]
-    fn other(&self) -> &AtomicU64 {
+    fn rest(&self) -> &AtomicU64 {
         &self.line.0[ENTRIES + self.entry]
     }
 
-    #[inline]
-    fn standing(&self) -> u32 {
-        let word = self.line.0[2 * ENTRIES + self.entry / 2].load(Ordering::Acquire);
-        (word >> (32 * (self.entry % 2))) as u32
-    }
-
-    /// Says how its client stands; the standing beside it stays, for there is one writer.
-    fn set_standing(&self, standing: u32) {
-        let word = &self.line.0[2 * ENTRIES + self.entry / 2];
-        let shift = 32 * (self.entry % 2);
-        let others = word.load(Ordering::Relaxed) & !(u64::from(u32::MAX) << shift);
-        word.store(others | u64::from(standing) << shift, Ordering::Release);
-    }
-
-    /// Puts a client into an empty place, its condition last.
-    fn hold(&self, Fingerprint([other, condition]): Fingerprint, standing: u32) {
-        self.set_standing(standing);
-        self.other().store(other, Ordering::Relaxed);
-        self.condition().store(condition, Ordering::Release);
+    /// Puts a client into an empty place, its condition last; or says how it stands now.
+    fn hold(&self, fingerprint: Fingerprint, standing: u32) {
+        let rest = u64::from(fingerprint.lower()) << 32 | u64::from(standing);
+        self.rest().store(rest, Ordering::Release);
+        self.condition().store(fingerprint.upper(), Ordering::Release);
     }
 }
 
 impl Shelf {
-    fn of(lines: Arc<Lines>, tiers: Arc<[TierName]>) -> Shelf {
+    fn of(lines: Arc<Lines>, tiers: Arc<[Option<TierName>]>) -> Shelf {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Shelf { number: NEXT.fetch_add(1, Ordering::Relaxed), lines, tiers }
     }
@@ -180,35 +154,42 @@ impl Shelf {
     /// The entry of a client. There is always a line with an empty place to end the search.
     #[inline]
     fn find(&self, fingerprint: Fingerprint) -> Found<'_> {
-        let Fingerprint([other, condition]) = fingerprint;
+        let condition = fingerprint.upper();
         let lines: &[Line] = &self.lines;
+        // The hash gives ids in a row places in a row, or few of them; mixed, they lie anywhere.
+        let mixed = (condition ^ condition >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         // The upper half of the product of a number below one and the count.
-        let mut number = ((u128::from(other) * lines.len() as u128) >> 64) as usize;
+        let mut number = ((u128::from(mixed) * lines.len() as u128) >> 64) as usize;
         loop {
-            for entry in 0..ENTRIES {
-                let place = Place { line: &lines[number], entry };
-                match place.condition().load(Ordering::Acquire) {
-                    EMPTY => return Found::Room(place),
-                    found
-                        if found == condition && place.other().load(Ordering::Relaxed) == other =>
-                    {
-                        return Found::At(place);
-                    }
-                    _ => {}
+            let line = &lines[number];
+            let conditions: [u64; ENTRIES] =
+                std::array::from_fn(|entry| line.0[entry].load(Ordering::Acquire));
+            let mut matching = mask(conditions, condition);
+            while matching != 0 {
+                let place = Place { line, entry: matching.trailing_zeros() as usize % ENTRIES };
+                let rest = place.rest().load(Ordering::Acquire);
+                if (rest >> 32) as u32 == fingerprint.lower() {
+                    return Found::At(place, rest as u32);
                 }
+                matching &= matching - 1;
+            }
+            let empty = mask(conditions, EMPTY);
+            if empty != 0 {
+                return Found::Room(Place { line, entry: empty.trailing_zeros() as usize });
             }
             number = if number + 1 == lines.len() { 0 } else { number + 1 };
         }
     }
 
-    /// All places that somebody holds, and who.
-    fn held(&self) -> impl Iterator<Item = (Place<'_>, Fingerprint)> {
+    /// All places that somebody holds, who, and how they stand.
+    fn held(&self) -> impl Iterator<Item = (Place<'_>, Fingerprint, u32)> {
         let places =
             self.lines.iter().flat_map(|line| (0..ENTRIES).map(move |entry| Place { line, entry }));
         places.filter_map(|place| {
             let condition = place.condition().load(Ordering::Acquire);
-            let other = place.other().load(Ordering::Relaxed);
-            (condition > GIVEN_UP).then_some((place, Fingerprint([other, condition])))
+            let rest = place.rest().load(Ordering::Acquire);
+            let fingerprint = Fingerprint::new(condition, (rest >> 32) as u32);
+            (condition > GIVEN_UP).then_some((place, fingerprint, rest as u32))
         })
     }
 
@@ -218,6 +199,14 @@ impl Shelf {
         let places = self.lines.len() * ENTRIES;
         3 * used > 2 * places || (8 * count < places && self.lines.len() > MIN_LINES)
     }
+}
+
+/// Which of a line's places are in this condition, the first one the lowest bit. No branch: which
+/// place is the right one cannot be guessed.
+#[inline]
+fn mask(conditions: [u64; ENTRIES], condition: u64) -> u32 {
+    let bits = conditions.iter().enumerate();
+    bits.fold(0, |mask, (entry, found)| mask | u32::from(*found == condition) << entry)
 }
 
 /// What requests ask.
@@ -238,27 +227,47 @@ impl Clients {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Reads how a client stands.
+    /// How a client stands.
     #[inline]
-    pub(super) fn read<T>(
-        &self,
-        fingerprint: Fingerprint,
-        read: impl FnOnce(Held<'_>) -> T,
-    ) -> Option<T> {
-        let mut shelf = self.take_shelf();
-        let found = loop {
-            let Found::At(place) = shelf.find(fingerprint) else { break None };
-            if let Some(found) = self.look(&shelf, place.standing()) {
-                break Some(found);
-            }
-            // What the standing names came after this shelf was taken, or is gone since: the
-            // writer has moved on, and there is another standing or another shelf to be seen.
-            shelf = self.take_shelf();
+    pub(super) fn get(&self, fingerprint: Fingerprint) -> Option<Held> {
+        let shelf = self.take_shelf();
+        let held = match shelf.find(fingerprint) {
+            Found::At(_, tier) if tier & OWN == 0 => match shelf.tiers.get(tier as usize) {
+                Some(&tier) => Some(Held { tier, own_limit: None }),
+                None => self.look_again(fingerprint),
+            },
+            Found::At(..) => self.look_again(fingerprint),
+            Found::Room(_) => None,
         };
-        let found = found.map(|(tier, own_limit)| read(Held { tier, own_limit }));
         // A thread that is about to end keeps nothing.
         let _ = LAST.try_with(|last| last.set(Some(shelf)));
-        found
+        held
+    }
+
+    /// The same for the few with a limit of their own, and for whoever was changed since the shelf
+    /// at hand was taken: what a standing names may have come after it, or be gone. Then the writer
+    /// has moved on, and there is another standing or another shelf to be seen.
+    #[cold]
+    fn look_again(&self, fingerprint: Fingerprint) -> Option<Held> {
+        loop {
+            let shelf = self.shelf.load();
+            let Found::At(_, standing) = shelf.find(fingerprint) else { return None };
+            let (tier, own_limit) = match standing & OWN {
+                0 => (standing, None),
+                _ => match self.own_of(standing) {
+                    Some(own) => (own.tier, Some(own.limit)),
+                    None => continue,
+                },
+            };
+            if let Some(&tier) = shelf.tiers.get(tier as usize) {
+                return Some(Held { tier, own_limit });
+            }
+        }
+    }
+
+    #[cold]
+    fn load_shelf(&self) -> Arc<Shelf> {
+        self.shelf.load_full()
     }
 
     /// The shelf as it is, which this thread mostly has.
@@ -267,22 +276,8 @@ impl Clients {
         let number = self.current.load(Ordering::Acquire);
         match LAST.try_with(Cell::take) {
             Ok(Some(shelf)) if shelf.number == number => shelf,
-            _ => self.shelf.load_full(),
+            _ => self.load_shelf(),
         }
-    }
-
-    /// What a standing says, as far as this shelf knows.
-    #[inline]
-    fn look<'a>(
-        &self,
-        shelf: &'a Shelf,
-        standing: u32,
-    ) -> Option<(Option<&'a str>, Option<TokenBucket>)> {
-        let (tier, own_limit) = match standing & OWN {
-            0 => (standing, None),
-            _ => self.own_of(standing).map(|own| (own.tier, Some(own.limit)))?,
-        };
-        Some((shelf.tiers.get(tier as usize)?.as_deref(), own_limit))
     }
 }
 
@@ -292,7 +287,7 @@ impl Clients {
     pub(super) fn set(
         &self,
         fingerprint: Fingerprint,
-        tier: TierName,
+        tier: Option<TierName>,
         own_limit: Option<TokenBucket>,
         numbers: &mut Numbers,
     ) {
@@ -303,9 +298,8 @@ impl Clients {
         };
         let shelf = self.shelf.load_full();
         match shelf.find(fingerprint) {
-            Found::At(place) => {
-                let old = place.standing();
-                place.set_standing(standing);
+            Found::At(place, old) => {
+                place.hold(fingerprint, standing);
                 self.forget_own(old);
             }
             Found::Room(place) => {
@@ -320,8 +314,8 @@ impl Clients {
     /// Takes a client out.
     pub(super) fn remove(&self, fingerprint: Fingerprint) {
         let shelf = self.shelf.load_full();
-        if let Found::At(place) = shelf.find(fingerprint) {
-            self.take_out(place);
+        if let Found::At(place, standing) = shelf.find(fingerprint) {
+            self.take_out(place, standing);
         }
         self.fit(&shelf);
     }
@@ -329,26 +323,28 @@ impl Clients {
     /// Takes out all that `is_kept` does not want.
     pub(super) fn retain(&self, is_kept: impl Fn(Fingerprint) -> bool) {
         let shelf = self.shelf.load_full();
-        for (place, _) in shelf.held().filter(|(_, fingerprint)| !is_kept(*fingerprint)) {
-            self.take_out(place);
+        for (place, fingerprint, standing) in shelf.held() {
+            if !is_kept(fingerprint) {
+                self.take_out(place, standing);
+            }
         }
         self.fit(&shelf);
     }
 
-    fn take_out(&self, place: Place<'_>) {
+    fn take_out(&self, place: Place<'_>, standing: u32) {
         place.condition().store(GIVEN_UP, Ordering::Release);
-        self.forget_own(place.standing());
+        self.forget_own(standing);
         self.count.fetch_sub(1, Ordering::Release);
     }
 
     /// The number of a tier's name; a new one is on the shelf before anything names it.
-    fn number_of(&self, name: TierName, numbers: &mut Numbers) -> u32 {
+    fn number_of(&self, name: Option<TierName>, numbers: &mut Numbers) -> u32 {
         if let Some(number) = numbers.tiers.get(&name) {
             return *number;
         }
         let shelf = self.shelf.load_full();
         let number = shelf.tiers.len() as u32;
-        let tiers = shelf.tiers.iter().chain([&name]).cloned().collect();
+        let tiers = shelf.tiers.iter().copied().chain([name]).collect();
         self.replace(Shelf::of(shelf.lines.clone(), tiers));
         numbers.tiers.insert(name, number);
         number
@@ -385,9 +381,9 @@ impl Clients {
         // Four ninths of the places, so that half as many may come again.
         let lines = (count * 9).div_ceil(4 * ENTRIES).max(MIN_LINES);
         let new = Shelf::of(Arc::new(Lines::new(lines)), shelf.tiers.clone());
-        for (place, fingerprint) in shelf.held() {
+        for (_, fingerprint, standing) in shelf.held() {
             if let Found::Room(room) = new.find(fingerprint) {
-                room.hold(fingerprint, place.standing());
+                room.hold(fingerprint, standing);
             }
         }
         self.used.store(count, Ordering::Relaxed);

@@ -1,16 +1,17 @@
 //! The registry as requests see it: maps that are read without waiting, and changed by one
 //! thread once a change is on disk.
 //!
-//! A client is found by a 128-bit digest of its id under a secret of this process, so that its
-//! id need not be here. Of a million clients two share a digest with a probability of 2⁻⁸⁹.
+//! A client is found by a fingerprint of its id under a secret of this process, so that its id need
+//! not be here.
 
 use super::blocks::{Networks, Target};
-use super::clients::{Clients, Fingerprint, Held, Numbers};
+use super::clients::{Clients, Held, Numbers};
+use super::fingerprint::{Fingerprint, Fingerprints};
 use super::record::{BlockEnd, Effect, Record};
 use crate::config::ApiKeyHash;
-use siphasher::sip128::SipHasher13;
+use crate::policy::tier::TierName;
 use std::collections::HashSet;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +46,7 @@ type ByFingerprint<T> = papaya::HashMap<Fingerprint, T, BuildHasherDefault<AsItI
 
 /// All of it.
 pub(super) struct Memory {
-    hasher: SipHasher13,
+    fingerprints: Fingerprints,
     clients: Clients,
     keys: papaya::HashMap<[u8; 32], HeldKey>,
     key_count: AtomicUsize,
@@ -57,9 +58,8 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new() -> Memory {
-        let random = || RandomState::new().build_hasher().finish();
         Memory {
-            hasher: SipHasher13::new_with_keys(random(), random()),
+            fingerprints: Fingerprints::new(),
             clients: Clients::new(),
             keys: papaya::HashMap::new(),
             key_count: AtomicUsize::new(0),
@@ -69,17 +69,12 @@ impl Memory {
         }
     }
 
-    fn fingerprint(&self, id: &str) -> Fingerprint {
-        let hash = self.hasher.hash(id.as_bytes());
-        Fingerprint::of([hash.h1, hash.h2])
-    }
-
-    /// Reads what is held of a client.
+    /// What is held of a client.
     #[inline]
-    pub(super) fn client<T>(&self, id: &str, read: impl FnOnce(Held<'_>) -> T) -> Option<T> {
+    pub(super) fn client(&self, id: &str) -> Option<Held> {
         match self.clients.len() {
             0 => None,
-            _ => self.clients.read(self.fingerprint(id), read),
+            _ => self.clients.get(self.fingerprints.of(id)?),
         }
     }
 
@@ -113,7 +108,7 @@ impl Memory {
             return false;
         }
         let blocked = self.blocked_clients.pin();
-        let end = blocked.get(&self.fingerprint(id));
+        let end = self.fingerprints.of(id).and_then(|fingerprint| blocked.get(&fingerprint));
         end.is_some_and(|&end| end == u64::MAX || now_ms() < end)
     }
 
@@ -157,10 +152,11 @@ impl Memory {
     }
 
     fn set_client(&self, id: &str, record: Option<Record>, numbers: &mut Numbers) {
-        let fingerprint = self.fingerprint(id);
+        let Some(fingerprint) = self.fingerprints.of(id) else { return };
         match record {
             None => self.clients.remove(fingerprint),
             Some(Record { tier, own_limit }) => {
+                let tier = tier.as_deref().map(TierName::of);
                 self.clients.set(fingerprint, tier, own_limit, numbers);
             }
         }
@@ -182,10 +178,11 @@ impl Memory {
 
     fn set_block(&self, target: &Target, end_ms: Option<u64>) {
         let Target::Client(id) = target else { return self.networks.set(target, end_ms) };
+        let Some(fingerprint) = self.fingerprints.of(id) else { return };
         let blocked = self.blocked_clients.pin();
         match end_ms {
-            None => blocked.remove(&self.fingerprint(id)).is_some(),
-            Some(end_ms) => blocked.insert(self.fingerprint(id), end_ms).is_some(),
+            None => blocked.remove(&fingerprint).is_some(),
+            Some(end_ms) => blocked.insert(fingerprint, end_ms).is_some(),
         };
         self.blocked_client_count.store(blocked.len(), Ordering::Release);
     }
@@ -194,7 +191,7 @@ impl Memory {
     pub(super) fn see(&self, effect: &Effect, seen: &mut Seen) {
         match effect {
             Effect::Client(id, _) => {
-                seen.clients.insert(self.fingerprint(id));
+                seen.clients.extend(self.fingerprints.of(id));
             }
             Effect::Key(hash, _) => {
                 seen.keys.insert(hash.0);
@@ -212,7 +209,7 @@ impl Memory {
         keys.retain(|hash, _| seen.keys.contains(hash));
         self.key_count.store(keys.len(), Ordering::Release);
         let blocked = seen.targets.iter().filter_map(|target| match target {
-            Target::Client(id) => Some(self.fingerprint(id)),
+            Target::Client(id) => self.fingerprints.of(id),
             Target::Ip(_) | Target::Cidr(_) => None,
         });
         let blocked: HashSet<Fingerprint> = blocked.collect();

@@ -11,6 +11,7 @@ mod clients;
 mod condition;
 mod entry;
 mod file;
+mod fingerprint;
 pub mod identity;
 mod keeper;
 mod known;
@@ -122,17 +123,14 @@ impl Registry {
     /// How the client with this id stands.
     pub fn standing(&self, id: &str, known: &KnownClients, tiers: &Tiers) -> Standing {
         let configured = known.find(id);
-        let change = self.memory.client(id, |held| {
-            let tier = held.tier.and_then(|name| tiers.find(name));
-            (tier, held.own_limit)
-        });
-        let is_registered = configured.is_some() || change.is_some();
-        let (changed_tier, own_limit) = change.unwrap_or_default();
-        Standing {
-            tier: changed_tier.or(configured.flatten()).unwrap_or_else(|| tiers.default_tier()),
-            own_limit,
-            is_registered,
-        }
+        let of_file = Standing {
+            tier: configured.flatten().unwrap_or_else(|| tiers.default_tier()),
+            own_limit: None,
+            is_registered: configured.is_some(),
+        };
+        let Some(held) = self.memory.client(id) else { return of_file };
+        let tier = held.tier.and_then(|name| tiers.named(name)).unwrap_or(of_file.tier);
+        Standing { tier, own_limit: held.own_limit, is_registered: true }
     }
 
     /// The client an API key belongs to, whether the file or the admin API made it.

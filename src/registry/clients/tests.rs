@@ -2,6 +2,7 @@ use super::*;
 use crate::policy::rate::{Period, Rate};
 use proptest::prelude::*;
 use siphasher::sip128::{Hasher128, SipHasher13};
+use std::hash::Hasher;
 use std::sync::atomic::AtomicBool;
 
 /// The fingerprint of client number `client`.
@@ -9,7 +10,7 @@ fn fingerprint(client: u64) -> Fingerprint {
     let mut hasher = SipHasher13::new_with_keys(1, 2);
     hasher.write_u64(client);
     let hash = hasher.finish128();
-    Fingerprint::of([hash.h1, hash.h2])
+    Fingerprint::new(hash.h1, hash.h2 as u32)
 }
 
 fn limit(burst: u64) -> TokenBucket {
@@ -28,11 +29,11 @@ impl Written {
     }
 
     fn set(&mut self, client: u64, tier: Option<&str>, own: Option<u64>) {
-        let tier = tier.map(Arc::from);
+        let tier = tier.map(TierName::of);
         self.clients.set(fingerprint(client), tier, own.map(limit), &mut self.numbers);
     }
 
-    fn get(&self, client: u64) -> Option<(Option<String>, Option<u64>)> {
+    fn get(&self, client: u64) -> Option<(Option<TierName>, Option<u64>)> {
         read(&self.clients, client)
     }
 
@@ -41,37 +42,43 @@ impl Written {
     }
 }
 
-fn read(clients: &Clients, client: u64) -> Option<(Option<String>, Option<u64>)> {
-    clients.read(fingerprint(client), |held| {
-        (held.tier.map(str::to_owned), held.own_limit.map(|limit| limit.burst()))
-    })
+fn read(clients: &Clients, client: u64) -> Option<(Option<TierName>, Option<u64>)> {
+    let held = clients.get(fingerprint(client))?;
+    Some((held.tier, held.own_limit.map(|limit| limit.burst())))
+}
+
+fn basic() -> Option<TierName> {
+    Some(TierName::of("basic"))
 }
 
 #[test]
 fn fingerprints_that_look_like_a_condition_are_clients_like_others() {
     let mut written = Written::new();
-    for last in [EMPTY, GIVEN_UP] {
-        let fingerprint = Fingerprint::of([7, last]);
-        assert_eq!(written.clients.read(fingerprint, |_| ()), None);
+    for upper in [EMPTY, GIVEN_UP] {
+        let fingerprint = Fingerprint::new(upper, 7);
+        assert_eq!(written.clients.get(fingerprint), None);
         written.clients.set(fingerprint, None, None, &mut written.numbers);
-        assert_eq!(written.clients.read(fingerprint, |_| ()), Some(()));
+        assert_eq!(written.clients.get(fingerprint), Some(Held { tier: None, own_limit: None }));
         written.clients.remove(fingerprint);
-        assert_eq!((written.clients.read(fingerprint, |_| ()), written.clients.len()), (None, 0));
+        assert_eq!((written.clients.get(fingerprint), written.clients.len()), (None, 0));
     }
 }
 
 #[test]
-fn fingerprints_that_share_a_half_are_kept_apart() {
+fn fingerprints_that_share_a_part_are_kept_apart() {
     let mut written = Written::new();
-    let halves = [2, 3, u64::MAX];
-    let pairs = || halves.into_iter().flat_map(|one| halves.map(|two| [one, two]));
-    for pair in pairs() {
-        let tier = Some(format!("{pair:?}").into());
-        written.clients.set(Fingerprint::of(pair), tier, None, &mut written.numbers);
+    let lowers = [0, 1, 2, 3, 4, 5, 6, 7, 8, u32::MAX];
+    let all = || {
+        let uppers = [Fingerprint::LEAST, 3, u64::MAX].into_iter();
+        uppers.flat_map(|upper| lowers.map(|lower| Fingerprint::new(upper, lower)))
+    };
+    for fingerprint in all() {
+        let tier = TierName::of(&format!("{fingerprint:?}"));
+        written.clients.set(fingerprint, Some(tier), None, &mut written.numbers);
     }
-    for pair in pairs() {
-        let tier = written.clients.read(Fingerprint::of(pair), |held| held.tier.map(str::to_owned));
-        assert_eq!(tier, Some(Some(format!("{pair:?}"))));
+    for fingerprint in all() {
+        let tier = written.clients.get(fingerprint).map(|held| held.tier);
+        assert_eq!(tier, Some(Some(TierName::of(&format!("{fingerprint:?}")))));
     }
 }
 
@@ -96,7 +103,7 @@ fn a_table_grows_with_its_clients_and_shrinks_after_them() {
     }
     written.clients.retain(|kept| kept == fingerprint(3));
     assert_eq!((written.clients.len(), written.lines()), (1, MIN_LINES));
-    assert_eq!(written.get(3), Some((Some("basic".to_owned()), None)));
+    assert_eq!(written.get(3), Some((basic(), None)));
 }
 
 #[test]
@@ -105,7 +112,7 @@ fn of_a_limit_that_nobody_has_any_more_nothing_is_kept() {
     for round in 1..50 {
         written.set(1, Some("basic"), Some(round));
         written.set(2, None, Some(round));
-        assert_eq!(written.get(1), Some((Some("basic".to_owned()), Some(round))));
+        assert_eq!(written.get(1), Some((basic(), Some(round))));
         assert_eq!(written.clients.own.len(), 2);
         if round % 2 == 0 {
             written.set(1, Some("basic"), None);
@@ -178,7 +185,10 @@ proptest! {
             prop_assert_eq!(written.clients.len(), model.len());
         }
         for client in 0..2_000 {
-            prop_assert_eq!(written.get(client), model.get(&client).cloned());
+            let expected = model.get(&client).map(|(tier, own): &(Option<String>, Option<u64>)| {
+                (tier.as_deref().map(TierName::of), *own)
+            });
+            prop_assert_eq!(written.get(client), expected);
         }
     }
 }
@@ -208,15 +218,16 @@ fn readers_never_miss_a_client_nor_see_it_stand_as_another() {
                         // Its own name, and that of a limit which it has by turns.
                         match own {
                             Some(burst) if burst != client + 1 => {
-                                assert_eq!(tier, format!("{client}-{burst}"));
+                                assert_eq!(tier, TierName::of(&format!("{client}-{burst}")));
                             }
-                            _ => assert_eq!(tier, client.to_string()),
+                            _ => assert_eq!(tier, TierName::of(&client.to_string())),
                         }
                     }
                     // Of the strangers each has one tier for as long as it is there.
                     let stranger = 1_000 + round % 3_000;
                     if let Some((tier, own)) = read(clients, stranger) {
-                        assert_eq!((tier, own), (Some(format!("s{}", stranger % 7)), None));
+                        let expected = TierName::of(&format!("s{}", stranger % 7));
+                        assert_eq!((tier, own), (Some(expected), None));
                     }
                     assert_eq!(read(clients, 1_000_000 + round), None);
                     round += 3;
@@ -224,7 +235,8 @@ fn readers_never_miss_a_client_nor_see_it_stand_as_another() {
             });
         }
         let mut set = |client, tier: String, own: Option<u64>| {
-            clients.set(fingerprint(client), Some(tier.into()), own.map(limit), &mut numbers);
+            let tier = Some(TierName::of(&tier));
+            clients.set(fingerprint(client), tier, own.map(limit), &mut numbers);
         };
         for round in 0..8_u64 {
             let lines = clients.shelf.load().lines.len();
