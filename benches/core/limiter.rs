@@ -96,7 +96,7 @@ impl Ours {
     fn demand(&self, policy: usize, holder: Digest) -> Demand<'_> {
         let key = Key::new(self.policies[policy], holder);
         let meter = Meter::TokenBucket(&self.bucket);
-        Demand { policy, key, class: Class::Unregistered, meter, cost: 1 }
+        Demand { policy, key, class: Class::Unregistered, meter, cost: 1, since: 0 }
     }
 
     fn decide(&self, client: &ClientId) -> bool {

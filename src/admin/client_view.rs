@@ -135,12 +135,13 @@ impl Buckets<'_> {
         limiter: &Limiter,
         class: Class,
         overflow: &TokenBucket,
+        since: u64,
         now: u64,
     ) -> Option<ClientLimit> {
         let prospects = self.holders.iter().map(|holder| {
             let key = Key::new(self.digest, holder.digest);
             let meter = self.algorithm.meter(now, clock::utc_ns_at);
-            let demand = Demand { policy: 0, key, class, meter, cost: 1 };
+            let demand = Demand { policy: 0, key, class, meter, cost: 1, since };
             match self.is_shared {
                 true => limiter.foresee_elsewhere(&demand, now),
                 false => limiter.foresee(&demand, overflow, now),
@@ -211,7 +212,9 @@ async fn view(
     }
     let (limiter, now) = (&app.gateway.limiter, clock::now_ns());
     let overflow = overflow_bucket(generation);
-    let limits = buckets.iter().filter_map(|buckets| buckets.read(limiter, class, overflow, now));
+    let since = app.gateway.limits_changed_ns();
+    let limits =
+        buckets.iter().filter_map(|buckets| buckets.read(limiter, class, overflow, since, now));
     Client {
         client,
         tier: config.tiers.get(standing.tier).name.to_string(),

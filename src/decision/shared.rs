@@ -228,6 +228,9 @@ fn demand<'a>(wish: &Wish, algorithm: &'a Algorithm, at: Moment) -> Demand<'a> {
         class: wish.class,
         meter: algorithm.meter(at.ns, at.utc_ns_at),
         cost: wish.cost,
+        // A share changes with every gateway that comes or goes, and a limit that the store
+        // decides was cut there.
+        since: at.ns,
     }
 }
 

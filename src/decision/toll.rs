@@ -243,6 +243,7 @@ pub fn enforced<'a>(
         class: demander.client_class,
         meter: Meter::TokenBucket(toll.caller.identity.standing.bucket(&generation.config.tiers)),
         cost: demander.cost,
+        since: demander.since,
     };
     let limits = limits_met(toll, generation).filter(|(_, limit, _)| !limit.is_shadow);
     let others = limits.map(|limit| demander.demand(limit));
@@ -285,6 +286,7 @@ struct Demander<'a> {
     generation: &'a Generation,
     client_class: Class,
     cost: u32,
+    since: u64,
     at: Moment,
 }
 
@@ -298,7 +300,8 @@ impl<'a> Demander<'a> {
         let is_registered = toll.caller.identity.standing.is_registered;
         let client_class = if is_registered { Class::Registered } else { Class::Unregistered };
         let cost = generation.route_config(toll.route).cost.of(toll.method);
-        Demander { toll, gateway, generation, client_class, cost, at }
+        let since = gateway.limits_changed_ns();
+        Demander { toll, gateway, generation, client_class, cost, since, at }
     }
 
     fn demand(&self, (policy, limit, state): (usize, &'a Limit, &Policy)) -> Demand<'a> {
@@ -317,6 +320,7 @@ impl<'a> Demander<'a> {
                 LimitCost::Route => self.cost,
                 LimitCost::One => 1,
             },
+            since: self.since,
         }
     }
 }

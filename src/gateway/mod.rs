@@ -45,6 +45,8 @@ pub const TIER_POLICY: &str = "tier";
 /// State that outlives a configuration, and the current generation.
 pub struct Gateway {
     generation: ArcSwap<Generation>,
+    /// When the last one began to serve.
+    swapped_ns: AtomicU64,
     retired: Retired,
     /// The buckets.
     pub limiter: Limiter,
@@ -77,6 +79,7 @@ impl Gateway {
         expose(&metrics, &generation);
         Gateway {
             generation: ArcSwap::from_pointee(generation),
+            swapped_ns: AtomicU64::new(clock::now_ns()),
             retired: Retired::default(),
             limiter,
             registry: Registry::default(),
@@ -133,6 +136,8 @@ impl Gateway {
     /// hold on a large one spends milliseconds on it, which should not be a request's.
     pub fn swap(&self, next: Generation) -> Arc<Generation> {
         let next = Arc::new(next);
+        // Before anybody decides by it: a bucket is not to begin to fill by a limit too early.
+        self.swapped_ns.store(clock::now_ns(), Ordering::Release);
         let old = self.generation.swap(next.clone());
         self.retired.push(&old);
         // There may be thousands of them: a set, or each would be compared with each.
@@ -144,6 +149,12 @@ impl Gateway {
         }
         expose(&self.metrics, &next);
         old
+    }
+
+    /// When the limit of some bucket may have changed last, in nanoseconds of the clock: by another
+    /// configuration, or because somebody set something for a client.
+    pub fn limits_changed_ns(&self) -> u64 {
+        self.swapped_ns.load(Ordering::Acquire).max(self.registry.changed_ns())
     }
 
     /// Requests in flight on all routes, also on those that are no more.

@@ -67,10 +67,11 @@ pub fn refund(bucket: &TokenBucket, tat: Tat, cost: u32, elapsed_ns: u64) -> Tat
 
 /// Whether `tat` lies further ahead than this bucket could ever push it.
 ///
-/// Only a limit that became smaller leaves such a state behind; the caller cuts it to
-/// `now + capacity`, which is an empty bucket under the new limit. `now` must have been
-/// read *after* `tat`: every charge is stamped with a time that had passed when the
-/// state was written, so a legitimate state can never look like this.
+/// Only a limit that became smaller leaves such a state behind, and nobody has charged it since:
+/// the caller cuts it to what an empty bucket under the new limit would be that began to fill when
+/// the limit changed, or later. `now` must have been read *after* `tat`: every charge is stamped
+/// with a time that had passed when the state was written, so a legitimate state can never look
+/// like this.
 pub fn is_beyond(bucket: &TokenBucket, tat: Tat, now: u64) -> bool {
     tat > now + bucket.capacity_ns()
 }

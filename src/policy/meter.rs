@@ -207,16 +207,16 @@ impl Meter<'_> {
         }
     }
 
-    /// What a state that a larger limit left behind becomes under this one; none where it is
-    /// within it (see [`gcra::is_beyond`]). Windows have no such states: a count above the
-    /// limit is over with its window.
-    pub fn cut(self, state: u64, now: u64) -> Option<u64> {
+    /// What a state that a larger limit left behind becomes under this one, which has been in
+    /// force `since`; none where it is within it (see [`gcra::is_beyond`]). Windows have no such
+    /// states: a count above the limit is over with its window.
+    pub fn cut(self, state: u64, since: u64, now: u64) -> Option<u64> {
         let bucket = match self {
             Meter::TokenBucket(bucket) => bucket,
             Meter::LeakyBucket(bucket) => bucket.drain(),
             Meter::FixedWindow(..) | Meter::SlidingWindow(_) => return None,
         };
-        gcra::is_beyond(bucket, state, now).then(|| now + bucket.capacity_ns())
+        gcra::is_beyond(bucket, state, now).then(|| since.min(now) + bucket.capacity_ns())
     }
 
     /// Reads the level of the bucket whose state is `state`, changing nothing.

@@ -8,13 +8,14 @@ use super::blocks::{Networks, Target};
 use super::clients::{Clients, Held, Numbers};
 use super::fingerprint::{Fingerprint, Fingerprints};
 use super::record::{BlockEnd, Effect, Record};
+use crate::clock;
 use crate::config::ApiKeyHash;
 use crate::policy::tier::TierName;
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use subtle::ConstantTimeEq;
 
 /// Whose a key is and until when, in milliseconds since 1970; `u64::MAX` for ever.
@@ -48,6 +49,8 @@ type ByFingerprint<T> = papaya::HashMap<Fingerprint, T, BuildHasherDefault<AsItI
 pub(super) struct Memory {
     fingerprints: Fingerprints,
     clients: Clients,
+    /// When something was last set for a client, in nanoseconds of the clock.
+    changed_ns: AtomicU64,
     keys: papaya::HashMap<[u8; 32], HeldKey>,
     key_count: AtomicUsize,
     networks: Networks,
@@ -61,6 +64,7 @@ impl Memory {
         Memory {
             fingerprints: Fingerprints::new(),
             clients: Clients::new(),
+            changed_ns: AtomicU64::new(0),
             keys: papaya::HashMap::new(),
             key_count: AtomicUsize::new(0),
             networks: Networks::default(),
@@ -112,6 +116,12 @@ impl Memory {
         end.is_some_and(|&end| end == u64::MAX || now_ms() < end)
     }
 
+    /// When something was last set for a client, in nanoseconds of the clock.
+    #[inline]
+    pub(super) fn changed_ns(&self) -> u64 {
+        self.changed_ns.load(Ordering::Acquire)
+    }
+
     /// Clients, keys and blocks.
     pub(super) fn counts(&self) -> [usize; 3] {
         let blocked = self.blocked_client_count.load(Ordering::Acquire) + self.networks.len();
@@ -153,6 +163,8 @@ impl Memory {
 
     fn set_client(&self, id: &str, record: Option<Record>, numbers: &mut Numbers) {
         let Some(fingerprint) = self.fingerprints.of(id) else { return };
+        // Before anybody reads it: a bucket is not to begin to fill by a limit too early.
+        self.changed_ns.store(clock::now_ns(), Ordering::Release);
         match record {
             None => self.clients.remove(fingerprint),
             Some(Record { tier, own_limit }) => {
@@ -204,6 +216,7 @@ impl Memory {
 
     /// Takes out everything that was not seen.
     pub(super) fn keep_only(&self, seen: &Seen) {
+        self.changed_ns.store(clock::now_ns(), Ordering::Release);
         self.clients.retain(|fingerprint| seen.clients.contains(&fingerprint));
         let keys = self.keys.pin();
         keys.retain(|hash, _| seen.keys.contains(hash));

@@ -150,6 +150,12 @@ impl Registry {
         self.memory.blocks_client(id, clock::unix_ms)
     }
 
+    /// When something was last set for a client, in nanoseconds of the clock; 0: never.
+    #[inline]
+    pub fn changed_ns(&self) -> u64 {
+        self.memory.changed_ns()
+    }
+
     /// How many clients, keys and blocks there are.
     pub fn counts(&self) -> [usize; 3] {
         self.memory.counts()

@@ -12,6 +12,9 @@ use super::set::{RESERVED_SLOTS, SLOTS_PER_SET, Set, Slot};
 /// bucket they begin with then gives them nothing that they would not have had. Until then they
 /// share the set's overflow bucket, which is charged what the emptiest of them was.
 ///
+/// A larger table later would have room for those as well, and a full bucket. So its sets stay as
+/// full as they were until that overflow bucket is full, by when theirs would be.
+///
 /// Nobody else may use `to` meanwhile; a charge to `from` after its set was read is lost.
 pub(super) fn carry_over(from: &[Set], to: &[Set], now: u64) -> usize {
     let sources = from.len().div_ceil(to.len());
@@ -36,8 +39,20 @@ pub(super) fn carry_over(from: &[Set], to: &[Set], now: u64) -> usize {
             }
         }
         target.swap(0, Slot::EMPTY, shared);
+        if to.len() > from.len() && shared.state > now {
+            fill(target, number, shared.state);
+        }
     }
     left_out
+}
+
+/// Leaves no room in a set before this time for keys that it does not know. The reserve stays.
+fn fill(target: &Set, number: usize, until: u64) {
+    for index in 1..SLOTS_PER_SET - RESERVED_SLOTS {
+        // A fingerprint of this set, which a key's hash is as likely as any other.
+        let fingerprint = (index as u64) << 56 | number as u64;
+        target.swap(index, Slot::EMPTY, Slot { fingerprint, state: until });
+    }
 }
 
 /// Whether a slot is a bucket that belongs into this set and is not full.

@@ -31,6 +31,8 @@ pub struct Demand<'a> {
     pub meter: Meter<'a>,
     /// Tokens asked for; `0` passes without touching the bucket.
     pub cost: u32,
+    /// A time at which the bucket had this limit, from which on it has had no other.
+    pub since: u64,
 }
 
 /// How a demand would fare if it was charged now.
@@ -342,7 +344,7 @@ impl Limiter {
         if demand.cost == 0 {
             standing.wait_ns = Some(0);
         }
-        let state = limit.cut(state, now).unwrap_or(state);
+        let state = limit.cut(state, demand.since, now).unwrap_or(state);
         let delay_ns = match (limit, limit.ask(state, demand.cost, now)) {
             (Meter::LeakyBucket(bucket), Answer::Admit(charged)) if demand.cost > 0 => {
                 leaky_bucket::delay_ns(bucket, charged, demand.cost, now)
@@ -355,7 +357,7 @@ impl Limiter {
     /// How a demand stands towards a bucket of the limit `limit` in this state.
     fn stand(demand: &Demand<'_>, limit: Meter<'_>, state: u64, now: u64) -> Standing {
         // Beyond that lies what a larger limit left behind; the next charge cuts it.
-        let state = limit.cut(state, now).unwrap_or(state);
+        let state = limit.cut(state, demand.since, now).unwrap_or(state);
         let wait_ns = match limit.ask(state, demand.cost, now) {
             Answer::Admit(_) => Some(0),
             Answer::Wait(ns) => Some(ns),
@@ -371,14 +373,14 @@ impl Limiter {
         now: u64,
         clock: &impl Fn() -> u64,
     ) -> Charge {
-        let Demand { key, class, meter, cost, .. } = *demand;
+        let Demand { key, class, meter, cost, since, .. } = *demand;
         if cost == 0 {
             let (state, place) = self.table.peek(key, class, now);
             return Charge::Taken { state, place };
         }
         match self.table.charge(key, class, meter, overflow, cost, now) {
             Charge::Refused { state, place, .. }
-                if limit_at(place, meter, overflow).cut(state, now).is_some() =>
+                if limit_at(place, meter, overflow).cut(state, since, now).is_some() =>
             {
                 self.charge_after_cut(demand, place, overflow, clock)
             }
@@ -396,8 +398,8 @@ impl Limiter {
         overflow: &TokenBucket,
         clock: &impl Fn() -> u64,
     ) -> Charge {
-        let Demand { key, class, meter, cost, .. } = *demand;
-        self.table.cut(key, place, limit_at(place, meter, overflow), clock);
+        let Demand { key, class, meter, cost, since, .. } = *demand;
+        self.table.cut(key, place, limit_at(place, meter, overflow), since, clock);
         self.table.charge(key, class, meter, overflow, cost, clock())
     }
 

@@ -296,13 +296,20 @@ impl Table {
         }
     }
 
-    /// Cuts the bucket that `key` meets at `place` to an empty one of the limit `meter`
-    /// where a larger limit left it beyond that (see [`Meter::cut`]). The clock is read
+    /// Cuts the bucket that `key` meets at `place` to one of the limit `meter` that was empty at
+    /// `since`, where a larger limit left it beyond that (see [`Meter::cut`]). The clock is read
     /// after the state.
-    pub fn cut(&self, key: Key, place: Place, meter: Meter<'_>, clock: impl Fn() -> u64) {
+    pub fn cut(
+        &self,
+        key: Key,
+        place: Place,
+        meter: Meter<'_>,
+        since: u64,
+        clock: impl Fn() -> u64,
+    ) {
         let set = self.set(key);
         while let Some((index, slot)) = set.bucket(key, place) {
-            let Some(state) = meter.cut(slot.state, clock()) else { return };
+            let Some(state) = meter.cut(slot.state, since, clock()) else { return };
             if set.swap(index, slot, Slot { state, ..slot }) {
                 return;
             }

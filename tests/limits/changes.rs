@@ -115,6 +115,38 @@ fn a_limit_of_its_own_stands_instead_of_the_tiers_until_it_is_taken_back() {
     assert_eq!(again.status, 200, "there is nothing left to take back");
 }
 
+/// Nobody asks meanwhile: what was left from before is cut to the new limit's own when that comes,
+/// not when its client does.
+#[test]
+fn a_bucket_fills_by_its_new_limit_from_the_moment_of_the_change() {
+    let upstream = Upstream::new();
+    let builder = |free| {
+        let tiers =
+            format!("{{free: {{rate: {free}, burst: 60}}, fast: {{rate: 20/s, burst: 60}}}}");
+        Gateway::before(&upstream).clients(BY_HEADER).tiers(&tiers)
+    };
+    let gateway = builder("1/h").start();
+    for client in ["moved", "own", "reloaded"] {
+        assert_eq!(admitted(&gateway, 70, &[("X-Client-ID", client)]), 60);
+    }
+    let fills = |client: &str| {
+        until("it has filled up by itself", || {
+            let shown = gateway.admin_get(&format!("/clients/{client}")).json();
+            (shown["limits"][0]["tokens_remaining"].as_u64()? >= 5).then_some(())
+        });
+        let (_, now) = rate_limit(&get_as(&gateway, client, "/"));
+        assert!(now.tokens >= 4, "{client}: {now:?}");
+    };
+    assert_eq!(set_tier(&gateway, "moved", "fast")["limits"][0]["tokens_remaining"], 0);
+    fills("moved");
+    let body = r#"{"capacity": 60, "refill_rate": 20}"#;
+    assert_eq!(gateway.admin_put("/clients/own/limit", body).status, 200);
+    fills("own");
+    gateway.rewrite(&builder("20/s"));
+    assert_eq!(gateway.reload().status, 200);
+    fills("reloaded");
+}
+
 #[test]
 fn a_larger_limit_of_its_own_admits_more() {
     let upstream = Upstream::new();

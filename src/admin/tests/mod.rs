@@ -167,7 +167,7 @@ impl Rig {
         };
         let key = Key::new(limiter.digest(KeyKind::Policy, policy.as_bytes()), holder);
         let meter = Meter::TokenBucket(bucket);
-        let demand = Demand { policy: 0, key, class: Class::Unregistered, meter, cost };
+        let demand = Demand { policy: 0, key, class: Class::Unregistered, meter, cost, since: 0 };
         let verdict = limiter.decide(
             &[demand],
             bucket,

@@ -45,7 +45,13 @@ fn a_larger_table_takes_every_bucket() {
     for sets in [4, 8, 64] {
         let new = empty(sets);
         assert_eq!(carry_over(&old, &new, START), 0);
-        assert_eq!(buckets(&new), buckets(&old));
+        let (known, kept) = (buckets(&old), buckets(&new));
+        assert!(known.iter().all(|(key, state)| kept.get(key) == Some(state)));
+        // Where there is more room, it is kept from newcomers until the overflow bucket is full.
+        let others = kept.iter().filter(|(key, _)| !known.contains_key(key));
+        let others: Vec<u64> = others.map(|(_, state)| *state).collect();
+        assert!(others.iter().all(|state| *state == START + TICK));
+        assert_eq!(others.is_empty(), sets == 4);
         for set in &new {
             let shared = set.load(0);
             assert_eq!((shared.fingerprint, shared.state), (START - TICK, START + TICK));
@@ -116,10 +122,11 @@ mod clients {
         fn nobody_gains(
             before in prop::collection::vec((0..120_u64, 1..6_u32), 1..200),
             after in prop::collection::vec((0..120_u64, 1..4_u32, 0..4_u64), 1..200),
-            sizes in (0..4_u32, 0..4_u32),
+            sizes in (0..4_u32, 0..4_u32, 0..4_u32),
         ) {
             let limit = bucket(6);
-            let [old, new] = [sizes.0, sizes.1].map(|sets| Table::new(SLOTS_PER_SET << sets));
+            let sizes = [sizes.0, sizes.1, sizes.2];
+            let [old, between, new] = sizes.map(|sets| Table::new(SLOTS_PER_SET << sets));
             // What each client's own bucket paid, as (time, cost).
             let mut passed: HashMap<u64, Vec<(u64, u32)>> = HashMap::new();
             let mut charge = |table: &Table, client, cost, now| {
@@ -132,7 +139,8 @@ mod clients {
             for (client, cost) in before {
                 charge(&old, client, cost, START);
             }
-            carry_over(old.sets(), new.sets(), START);
+            carry_over(old.sets(), between.sets(), START);
+            carry_over(between.sets(), new.sets(), START);
             let mut now = START;
             for (client, cost, ticks) in after {
                 now += ticks * TICK;

@@ -152,15 +152,20 @@ fn a_refund_after_a_takeover_gives_the_next_bucket_nothing() {
 
 #[test]
 fn a_cut_meets_own_and_overflow_buckets_and_only_what_is_beyond() {
-    let set = full_set(1_000, 1_000);
-    assert!(is_taken(set.charge(0, 500, START)) && is_taken(set.charge(100, 500, START)));
     let small = bucket(10);
-    for (client, place) in [(0, Place::Own), (100, Place::Overflow)] {
-        set.table.cut(key(client), place, Meter::TokenBucket(&small), || START);
-        let (state, _) = set.table.peek(key(client), Class::Unregistered, START);
-        assert_eq!(state, START + 10 * TICK);
+    // The limit has changed just now, three tokens ago, and so long ago that the bucket is full.
+    for (ago, left) in [(0, 10), (3, 7), (20, 0)] {
+        let set = full_set(1_000, 1_000);
+        assert!(is_taken(set.charge(0, 500, START)) && is_taken(set.charge(100, 500, START)));
+        let since = START - ago * TICK;
+        for (client, place) in [(0, Place::Own), (100, Place::Overflow)] {
+            set.table.cut(key(client), place, Meter::TokenBucket(&small), since, || START);
+            let (state, _) = set.table.peek(key(client), Class::Unregistered, START);
+            assert_eq!(state.max(START), START + left * TICK);
+        }
     }
-    set.table.cut(key(1), Place::Own, Meter::TokenBucket(&small), || START);
+    let set = full_set(1_000, 1_000);
+    set.table.cut(key(1), Place::Own, Meter::TokenBucket(&small), START, || START);
     let (state, _) = set.table.peek(key(1), Class::Unregistered, START);
     assert_eq!(state, START + TICK, "one token of ten is within the new limit");
 }

@@ -30,6 +30,7 @@ impl Limits {
                 class: Class::Unregistered,
                 meter: Meter::TokenBucket(&self.buckets[policy]),
                 cost: costs[policy],
+                since: START,
             }
         })
     }

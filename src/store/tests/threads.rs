@@ -81,6 +81,7 @@ fn requests_under_several_limits_leak_no_token_at_a_frozen_time() {
             class: Class::Unregistered,
             meter: Meter::TokenBucket(&buckets[policy]),
             cost: 1,
+            since: 0,
         })
     };
     let clients = [demands(1), demands(2)];

@@ -137,6 +137,7 @@ impl Mixed {
             class: Class::Unregistered,
             meter: meter(&self.algorithms[policy], now),
             cost: costs[policy],
+            since: 0,
         })
     }
 
