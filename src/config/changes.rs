@@ -82,6 +82,10 @@ fn named<'a, T: PartialEq + 'a>(
 /// When most of what is fixed takes effect.
 const SUCCESSION: &str = "after a restart, or with tollgate upgrade, which loses no connection";
 
+/// What begins anew in another folder.
+const OTHER_FOLDER: &str = "after a restart, or with tollgate upgrade; what is in the old folder does not \
+    move: buckets begin full, and clients, keys and blocks that the admin API set do not act";
+
 /// Puts back into `new` what cannot change while the process runs, with a warning for each:
 /// the sockets, the threads, and what was sized or opened at the start.
 pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
@@ -111,7 +115,7 @@ pub fn keep_fixed(old: &Config, new: &mut Config) -> Vec<Finding> {
         None => SUCCESSION,
     };
     fixed_until("limiter.slots", old.limiter == new.limiter, until);
-    fixed_until("state_dir", old.state_dir == new.state_dir, SUCCESSION);
+    fixed_until("state_dir", old.state_dir == new.state_dir, OTHER_FOLDER);
     new.server = Server {
         listen: before.listen.clone(),
         workers: before.workers,

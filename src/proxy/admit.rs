@@ -15,7 +15,7 @@ use crate::gateway::Generation;
 use crate::policy::path::{self, PathFault};
 use crate::policy::router::RouteId;
 use crate::wire::guard::GuardedStream;
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use pingora_proxy::Session;
 use std::net::IpAddr;
 
@@ -80,7 +80,7 @@ impl Proxy {
         let upstream = generation.upstream_of(route);
         ctx.affinity = affinity::of_request(&toll, &target.path, &upstream.balance);
         ctx.is_repeatable = is_repeatable(&request.method, &request.headers);
-        ctx.awaits_continue = facts.has.expect;
+        ctx.awaits_continue = facts.has.expect && request.version != Version::HTTP_10;
         ctx.has_body = facts.content_length.is_some() || facts.has.transfer_encoding;
         let passed = self.pass(&toll, &generation, ctx);
         ctx.holder = Some(caller.digest);

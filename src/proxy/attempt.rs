@@ -1,6 +1,5 @@
 //! Beginning an attempt at an upstream, and deciding whether another follows.
 
-use super::attempts::MAX_STALE;
 use super::context::Context;
 use super::failure::{Fate, back_up, limit_timeouts, outlive};
 use super::{Proxy, guard, toll};
@@ -103,14 +102,13 @@ impl Proxy {
         error
     }
 
-    /// Whether the failed attempt only found that its upstream had closed a pooled connection
-    /// before the request reached it. Then it is made again at once, without counting.
+    /// Whether the failed attempt most likely only found that its upstream had closed a pooled
+    /// connection before the request reached it. Then it is made again at once, without counting.
     pub(super) fn repeat_stale(&self, session: &Session, ctx: &mut Context, error: &Error) -> bool {
-        let is_stale = ctx.attempts.is_reused
+        let is_stale = ctx.attempts.may_be_stale()
             && matches!(error.retry, RetryType::ReusedOnly)
             && ctx.refusal.is_none()
             && ctx.is_repeatable
-            && ctx.attempts.stale < MAX_STALE
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
         if is_stale && let Some(route) = ctx.route {

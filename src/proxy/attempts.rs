@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Attempts that may find a pooled connection closed by its upstream. Nothing arrived then,
 /// so they count as neither a failure nor a retry.
 pub const MAX_STALE: u32 = 2;
+/// How soon an upstream's machine says that it had closed a connection: within one round trip. What
+/// ends later was read by somebody.
+const STALE_WITHIN: Duration = Duration::from_millis(250);
 
 /// Attempts that Pingora may make for one request.
 pub const MAX_ATTEMPTS: usize = 1 + MAX_RETRIES as usize + MAX_STALE as usize;
@@ -111,13 +114,20 @@ impl Attempts {
         self.open.is_some()
     }
 
+    /// Whether the attempt under way is one of the first on kept connections, and has ended so soon
+    /// that its connection was most likely closed before.
+    pub fn may_be_stale(&self) -> bool {
+        let is_soon = self.open.as_ref().is_some_and(|open| open.started.elapsed() < STALE_WITHIN);
+        self.is_reused && self.stale < MAX_STALE && is_soon
+    }
+
     /// The attempt found its connection closed before anything came of it: it keeps its
     /// ticket for the next one.
     pub fn was_stale(&mut self, upstream: &Upstream) {
-        if self.open.take().is_some() {
+        if let Some(open) = self.open.take() {
             self.stale += 1;
             upstream.attempts.count(AttemptOutcome::Reset);
-            self.record(AttemptOutcome::Reset, None, Duration::ZERO);
+            self.record(AttemptOutcome::Reset, None, open.started.elapsed());
         }
     }
 

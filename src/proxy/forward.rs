@@ -4,10 +4,11 @@
 use super::context::Context;
 use super::facts::Present;
 use super::{hops, trace};
-use crate::config::Server;
+use crate::config::{Identifier, Server};
+use crate::decision::client::is_within;
 use crate::wire::guard::Peer;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
@@ -20,17 +21,19 @@ const ADDED_HEADERS: usize = 5;
 
 /// Beginnings and whole names of headers by which a client could claim an identity towards
 /// the upstream, as they read with `_` as `-`.
-const IDENTITY_PREFIXES: [&str; 8] = [
+const IDENTITY_PREFIXES: [&str; 10] = [
     "x-forwarded-",
     "x-client-cert",
     "x-ssl-client-",
     "x-consumer-",
     "x-authenticated-",
     "x-gateway-",
+    "x-auth-request-",
+    "x-amzn-mtls-",
     "client-cert",
     "ssl-client-",
 ];
-const IDENTITY_NAMES: [&str; 8] = [
+const IDENTITY_NAMES: [&str; 15] = [
     "forwarded",
     "x-forwarded",
     "x-real-ip",
@@ -39,6 +42,13 @@ const IDENTITY_NAMES: [&str; 8] = [
     "x-remote-user",
     "x-original-url",
     "x-rewrite-url",
+    "x-client-verify",
+    "x-client-dn",
+    "x-client-s-dn",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-arr-clientcert",
+    "cf-connecting-ip",
 ];
 
 /// The name under which this process signs `Via`.
@@ -80,6 +90,8 @@ pub struct Origin<'a> {
     pub peer: Option<&'a Peer>,
     /// Whether that is a proxy whose word is taken.
     pub is_trusted: bool,
+    /// How clients are named. A header that does so for some peers only is not passed on for others.
+    pub identify: &'a [Identifier],
     /// The request's trace id.
     pub trace_id: &'a HeaderValue,
     /// Which headers of the request need a closer look.
@@ -104,7 +116,12 @@ pub fn prepare(
     let headers = &mut parts.headers;
     headers.reserve(ADDED_HEADERS);
     hops::strip_request(headers, origin.has, parts.version);
+    if parts.version == Version::HTTP_10 {
+        // Such a client knows no 100 Continue, and cannot mean to wait for one.
+        headers.remove(header::EXPECT);
+    }
     strip(headers, origin.has.claims && !origin.is_trusted, &server.strip_headers);
+    strip_assertions(headers, origin);
     if let Some(peer) = origin.peer {
         let chain = forwarded_for(headers, origin.is_trusted, peer);
         headers.insert(&X_FORWARDED_FOR, chain);
@@ -148,6 +165,28 @@ fn strip(headers: &mut HeaderMap, has_claims: bool, others: &[HeaderName]) {
     }
     for name in others {
         headers.remove(name);
+    }
+}
+
+/// Removes the headers that name clients, but not when this peer sends them.
+fn strip_assertions(headers: &mut HeaderMap, origin: &Origin<'_>) {
+    for identifier in origin.identify {
+        let Identifier::Header { name, from } = identifier else { continue };
+        let may_assert = |peer: &Peer| is_within(peer.address, from);
+        if from.is_empty() || origin.peer.is_some_and(may_assert) {
+            continue;
+        }
+        headers.remove(name);
+        // Software behind may read an underscore as a dash.
+        let is_it = |other: &HeaderName| other.as_str().replace('_', "-") == name.as_str();
+        let spelled: Vec<HeaderName> = headers
+            .keys()
+            .filter(|other| other.as_str().contains('_') && is_it(other))
+            .cloned()
+            .collect();
+        for other in spelled {
+            headers.remove(other);
+        }
     }
 }
 
@@ -205,6 +244,9 @@ mod tests {
             "x_consumer_groups",
             "x-authenticated-userid",
             "x-gateway-anything",
+            "x-client-verify",
+            "x_client_dn",
+            "cf-connecting-ip",
         ] {
             assert!(claims_identity(name), "{name}");
         }

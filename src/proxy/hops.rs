@@ -108,13 +108,28 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
     values.flat_map(|te| te.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// Removes from a response's headers what concerns only the connection to the upstream, and
-/// what the client's protocol version does not know.
-pub(super) fn clean_response(headers: &mut HeaderMap, version: Version) {
-    let (mut has_connection, mut has_others) = (false, false);
-    for name in headers.keys() {
+/// Leaves one length of several that say the same; of others Pingora has failed the answer.
+fn make_one_length(headers: &mut HeaderMap) {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = length.and_then(|value| value.split(',').next()).map(str::trim);
+    if let Some(length) = length.and_then(|length| HeaderValue::from_str(length).ok()) {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+/// Removes from a response's headers what concerns only the connection to the upstream, what
+/// does not follow here, and what the client's protocol version does not know.
+pub(super) fn clean_response(headers: &mut HeaderMap, is_switch: bool, version: Version) {
+    let (mut has_connection, mut has_others, mut lengths) = (false, false, 0);
+    for (name, value) in &*headers {
         has_connection |= *name == header::CONNECTION;
-        has_others |= is_hop_by_hop(name);
+        has_others |= is_hop_by_hop(name) || *name == header::UPGRADE || *name == header::TRAILER;
+        if *name == header::CONTENT_LENGTH {
+            lengths += 1 + usize::from(value.as_bytes().contains(&b','));
+        }
+    }
+    if lengths > 1 {
+        make_one_length(headers);
     }
     if has_connection {
         remove_nominated(headers);
@@ -122,9 +137,47 @@ pub(super) fn clean_response(headers: &mut HeaderMap, version: Version) {
     if has_others {
         headers.remove(&PROXY_CONNECTION);
         headers.remove(&KEEP_ALIVE);
+        // Trailers end here.
+        headers.remove(header::TRAILER);
+        if !is_switch {
+            headers.remove(header::UPGRADE);
+        }
     }
     if version == Version::HTTP_10 {
         // The end of the connection ends the body.
         headers.remove(header::TRANSFER_ENCODING);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cleaned(fields: &[(&'static str, &'static str)], is_switch: bool) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        clean_response(&mut headers, is_switch, Version::HTTP_11);
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn an_offer_to_upgrade_and_a_promise_of_trailers_end_here() {
+        let fields = [("upgrade", "h2c"), ("trailer", "x-sum"), ("vary", "accept")];
+        assert_eq!(cleaned(&fields, false), ["vary: accept"]);
+        assert_eq!(cleaned(&[("upgrade", "websocket")], true), ["upgrade: websocket"]);
+    }
+
+    #[test]
+    fn a_length_that_is_said_twice_goes_on_once() {
+        for fields in [
+            &[("content-length", "5"), ("content-length", "5")][..],
+            &[("content-length", "5, 5")],
+            &[("content-length", "5,5"), ("content-length", "5")],
+            &[("content-length", "5")],
+        ] {
+            assert_eq!(cleaned(fields, false), ["content-length: 5"], "{fields:?}");
+        }
     }
 }

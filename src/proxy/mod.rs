@@ -115,6 +115,7 @@ impl ProxyHttp for Proxy {
                 let origin = Origin {
                     peer: peer.as_ref(),
                     is_trusted: ctx.is_from_trusted_proxy,
+                    identify: &ctx.generation.config.clients.identify,
                     trace_id: &ctx.trace_id,
                     has,
                 };

@@ -48,7 +48,8 @@ pub(super) fn pass_on(
     let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
     let mut parts: http::response::Parts = std::mem::replace(response, nothing).into();
     parts.headers.reserve(ADDED_HEADERS);
-    clean_response(&mut parts.headers, version);
+    let is_switch = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    clean_response(&mut parts.headers, is_switch, version);
     decorate(&mut parts.headers, ctx);
     *response = parts.into();
     match own_reason {

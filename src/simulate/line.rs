@@ -26,6 +26,8 @@ pub(super) struct Line {
     pub(super) limited_by: Option<String>,
     #[serde(default)]
     pub(super) refusal: Option<String>,
+    #[serde(default)]
+    pub(super) shadow: Vec<String>,
 }
 
 impl Line {

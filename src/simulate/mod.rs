@@ -105,6 +105,11 @@ pub fn replay(config: &Config, source: Source, mut progress: Progress) -> anyhow
     Ok(report)
 }
 
+/// What a policy that only watches is called in the report.
+fn shadow_row(policy: &str) -> String {
+    format!("{policy} (shadow)")
+}
+
 /// What a request came to, then or now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Came {
@@ -143,6 +148,9 @@ impl Simulation {
         if let Some(policy) = then {
             self.report.row(&line.tier, &line.route, policy, |row| row.then += 1);
         }
+        for policy in &line.shadow {
+            self.report.row(&line.tier, &line.route, &shadow_row(policy), |row| row.then += 1);
+        }
         let then = if then.is_some() { Came::Limited } else { Came::Passed };
         match self.decide(line, now_ns) {
             Ok(now) => self.report.compare(then, now),
@@ -174,7 +182,7 @@ impl Simulation {
         self.report.asked(&tier, route);
         for &policy in &charged.shadowed {
             let policy = &policy_at(&generation, &toll, policy).name;
-            self.report.row(&tier, route, &format!("{policy} (shadow)"), |row| row.now += 1);
+            self.report.row(&tier, route, &shadow_row(policy), |row| row.now += 1);
         }
         match charged.decided {
             // There is no store to be asked: everything is decided here.

@@ -48,6 +48,17 @@ fn time_passes_as_in_the_log_and_not_as_for_whoever_waits() {
 }
 
 #[test]
+fn what_a_shadow_would_have_refused_stands_beside_what_it_would_now() {
+    let log = log("c", (0..10).map(|_| 0.0));
+    let log = log.replace(r#""status":200"#, r#""status":200,"shadow":["calm"]"#);
+    let limits = "limits: [{name: calm, key: client, rate: 1/h, burst: 4, shadow: true}]";
+    let report = replayed(limits, log);
+    let row = report.rows().iter().find(|((_, _, name), _)| name == "calm (shadow)");
+    let (_, row) = row.expect("the shadow's row");
+    assert_eq!((row.then, row.now), (10, 6));
+}
+
+#[test]
 fn windows_and_quotas_follow_the_calendar_of_the_log() {
     let limits = "limits: [{name: day, key: client, rate: 5/d, algorithm: fixed_window}]";
     let report = replayed(limits, log("c", (0..48).map(|hour| 3_600.0 * f64::from(hour))));

@@ -4,7 +4,7 @@ use crate::rig::Rig;
 use crate::support::{Gateway, Upstream};
 
 /// Fields by which a client could claim an identity towards the upstream.
-const IDENTITY: [&str; 30] = [
+const IDENTITY: [&str; 33] = [
     "Forwarded",
     "X-Forwarded-For",
     "X-Forwarded-Proto",
@@ -35,6 +35,9 @@ const IDENTITY: [&str; 30] = [
     "X_Authenticated_Userid",
     "X_Gateway_User",
     "X_Client_Cert",
+    "X-Client-Verify",
+    "X_Client_DN",
+    "CF-Connecting-IP",
 ];
 
 /// Trusts the test's own address and a private network before it.
@@ -52,6 +55,25 @@ fn a_stranger_cannot_claim_an_identity() {
         let seen = rig.forwards(name, request);
         let raw = String::from_utf8_lossy(&seen.head.raw).into_owned();
         assert!(!raw.contains("spoof"), "{name} came through:\n{raw}");
+    }
+}
+
+#[test]
+fn a_header_that_names_clients_comes_only_from_peers_that_may_name_them() {
+    let request =
+        "GET / HTTP/1.1\r\nHost: tollgate.test\r\nX-Client-ID: boss\r\nX_Client_ID: boss\r\n\r\n";
+    let everybody = "{header: X-Client-ID}";
+    let may = "{header: X-Client-ID, from: [127.0.0.0/8]}";
+    let may_not = "{header: X-Client-ID, from: [10.0.0.0/8]}";
+    for (identifier, seen) in [(everybody, 2), (may, 2), (may_not, 0)] {
+        let upstream = Upstream::new();
+        let clients = format!("{{identify: [{identifier}, ip]}}");
+        let gateway = Gateway::before(&upstream).clients(&clients).start();
+        let mut client = gateway.client();
+        client.send(request);
+        assert_eq!(client.reply().status, 200);
+        let raw = String::from_utf8_lossy(&upstream.last().head.raw).into_owned();
+        assert_eq!(raw.matches("boss").count(), seen, "{identifier}:\n{raw}");
     }
 }
 

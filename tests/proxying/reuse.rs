@@ -89,3 +89,18 @@ fn a_connection_that_is_closed_as_it_is_used_again_costs_nobody_an_answer() {
     assert_eq!(gateway.get("/").text(), "fine");
     assert_eq!((upstream.connections(), upstream.attempts()), (2, 3));
 }
+
+/// Within 250 ms it cannot be told from a connection that was closed before. This upstream had the
+/// request in hand, and a route without `retry` asks nobody twice.
+#[test]
+fn a_request_that_an_upstream_had_in_hand_is_not_sent_again() {
+    let requests = AtomicUsize::new(0);
+    let upstream = Upstream::scripted(move |_| match requests.fetch_add(1, Ordering::Relaxed) {
+        1 => Answer::After(Duration::from_millis(400), Box::new(Answer::Hangup)),
+        _ => ok("fine"),
+    });
+    let gateway = keeping(&upstream, "1h");
+    assert_eq!(gateway.get("/").text(), "fine");
+    assert_eq!(gateway.get("/").status, 502);
+    assert_eq!((upstream.connections(), upstream.attempts()), (1, 2));
+}
