@@ -141,7 +141,8 @@ pub enum Command {
     /// Make the running gateway read its configuration again.
     ///
     /// The exit status is 0 when the new one serves, 64 when it is wrong and the old one serves
-    /// on, 69 when no gateway answers.
+    /// on, 1 when the gateway cannot take it for another reason, such as a generation that is not
+    /// kept, 69 when no gateway answers.
     Reload {
         /// Whom to tell.
         #[command(flatten)]

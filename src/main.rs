@@ -2,7 +2,7 @@
 //! sysexits.h has it.
 
 use clap::Parser;
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -257,11 +257,20 @@ fn print(text: &str) {
     write(text.as_bytes());
 }
 
+/// Ends the process where a result cannot be written for another reason: it is all that was asked
+/// for.
 fn write(bytes: &[u8]) {
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), bytes);
+    let mut stdout = std::io::stdout();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        say(&format!("tollgate: cannot write to standard output: {error}"));
+        std::process::exit(1);
+    }
 }
 
 /// Tells the user; where standard error is closed there is nobody to tell.
 fn say(message: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{message}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
 }

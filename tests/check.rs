@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// What the command said.
@@ -86,6 +86,20 @@ fn the_shipped_file_is_ok_and_takes_variables() {
     let said = run(&shipped, &[("TOLLGATE_ADMIN_LISTEN", "0.0.0.0:9901")]);
     assert_eq!(said.code, Some(64));
     assert!(said.err.contains("set admin.token"), "{}", said.err);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let binary = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["completions", "bash"])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&binary.stderr);
+    assert_eq!(binary.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write to standard output"), "{said}");
 }
 
 #[test]

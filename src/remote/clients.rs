@@ -242,13 +242,15 @@ pub fn export(
     let mut progress = Progress::new(0);
     let mut exported = Exported::default();
     let mut write = |text: &str| out.write_all(text.as_bytes()).map_err(TransferError::Output);
-    write(&heading(format))?;
     let mut path = format!("/clients?limit={PAGE}&prefix={}", encoded(prefix));
+    // Where nobody answers, nothing is written.
+    let mut heading = Some(heading(format));
     loop {
         let answer = remote.ask("GET", &path).map_err(TransferError::Unreachable)?;
         if answer.status != 200 {
             return Err(TransferError::NotListed(answer.status, reason(&answer)));
         }
+        heading.take().map_or(Ok(()), |heading| write(&heading))?;
         for client in answer.body["clients"].as_array().into_iter().flatten() {
             let (id, changed) = (client["client"].as_str().unwrap_or_default(), &client["changed"]);
             // One that only has a key has nothing that could be imported.

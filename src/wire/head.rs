@@ -53,13 +53,25 @@ pub fn check_target(method: &[u8], target: &[u8], max_uri: usize) -> Result<(), 
     if target.len() > max_uri {
         return Err(Fault::TargetTooLong);
     }
-    if target.is_empty() || !target.iter().all(|&b| b.is_ascii_graphic() && b != b'#') {
+    let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
+    let (path, query) = target.split_at(path_end);
+    if target.is_empty() || !path.iter().all(is_path_byte) || !query.iter().all(is_query_byte) {
         return Err(Fault::Target);
     }
     if method == b"CONNECT" {
         return Err(Fault::Connect);
     }
     Ok(())
+}
+
+/// Whether a path may have this byte. Pingora takes no other, and would refuse without a word.
+fn is_path_byte(byte: &u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>' | b'`')
+}
+
+/// The same for a query.
+fn is_query_byte(byte: &u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>' | b'"')
 }
 
 /// Looks for the end of a head in `bytes`, of which the first `seen` held no end.
