@@ -41,7 +41,7 @@ impl Proxy {
             generation.route(route).metrics.retries.inc();
         }
         let is_first = ctx.attempts.begun == 0;
-        let started = if is_first && !ctx.has_queued { ctx.started } else { clock::now() };
+        let started = if is_first && !ctx.has_waited { ctx.started } else { clock::now() };
         let upstream = generation.upstream_of(route);
         let choice = Choice {
             affinity: ctx.affinity,

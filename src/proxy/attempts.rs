@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Attempts that may find a pooled connection closed by its upstream. Nothing arrived then,
+/// Attempts that may find a pooled connection closed by its upstream. Hardly anything arrived then,
 /// so they count as neither a failure nor a retry.
 pub const MAX_STALE: u32 = 2;
 /// How soon an upstream's machine says that it had closed a connection: within one round trip. What

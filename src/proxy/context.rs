@@ -65,8 +65,8 @@ pub struct Context {
     pub awaits_continue: bool,
     /// Whose buckets and places it takes.
     pub holder: Option<Digest>,
-    /// Whether it waited for a place at its upstream.
-    pub has_queued: bool,
+    /// Whether it was held back, or waited for a place at its upstream.
+    pub has_waited: bool,
     /// When its route's timeout ends.
     pub deadline: Option<Instant>,
     /// Bytes of its body in the current attempt.
@@ -116,7 +116,7 @@ impl Context {
             patience: Patience::default(),
             awaits_continue: false,
             holder: None,
-            has_queued: false,
+            has_waited: false,
             deadline: None,
             body_bytes: 0,
             is_probe: false,

@@ -62,6 +62,7 @@ impl Proxy {
             let refusal = toll::refuse_delayed(&self.gateway, ctx, delay);
             return Ok(Err(refusal.unwrap_or(Refusal::Internal)));
         };
+        ctx.has_waited = true;
         let has_body = ctx.has_body;
         tokio::select! {
             biased;

@@ -71,7 +71,7 @@ async fn queue(
     let (Some(route), generation) = (ctx.route, ctx.generation.clone()) else { return Ok(Ok(())) };
     let upstream = generation.upstream_of(route);
     let Some(places) = &upstream.places else { return Ok(Ok(())) };
-    ctx.has_queued = true;
+    ctx.has_waited = true;
     let rank = ctx.tier().map_or(0, |tier| tier.0);
     let time_left = ctx.time_left().unwrap_or(Duration::MAX);
     let has_body = ctx.has_body;

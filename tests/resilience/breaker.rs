@@ -97,6 +97,19 @@ fn answers_that_are_well_and_slow_open_it() {
     expect_attempts(&gateway, "main", &[("ok", 4)]);
 }
 
+/// A leaky bucket lets three a second pass: that is not the upstream's slowness.
+#[test]
+fn what_the_gateway_held_back_itself_is_not_slow() {
+    let upstream = Upstream::new();
+    let breaker = "slow_call: 250ms, slow_ratio: 0.5, min_requests: 4, window: 1m";
+    let gateway = gateway(
+        &format!("servers: {}, breaker: {{{breaker}}}", list([&upstream])),
+        "limit: {rate: 3/s, algorithm: leaky_bucket, max_delay: 2s}",
+    );
+    expect_each(&gateway, 7, "200");
+    assert_eq!(circuit(&gateway, "main")["state"], "closed");
+}
+
 #[test]
 fn while_it_is_open_requests_are_refused_for_nothing_and_the_connection_stays() {
     let upstream = Upstream::answering(fault::status(500));
