@@ -12,12 +12,14 @@ pub(super) struct RowReader {
     format: Option<Format>,
     /// Which column is which, once the first line has told.
     columns: Vec<&'static str>,
+    /// Whether it could not: then nothing of what follows can be read.
+    is_headless: bool,
 }
 
 impl RowReader {
     /// Reads `format`, or what the first character tells: an object begins with a brace.
     pub(super) fn new(format: Option<Format>) -> RowReader {
-        RowReader { format, columns: Vec::new() }
+        RowReader { format, columns: Vec::new(), is_headless: false }
     }
 
     /// The client in a line as the admin API takes it; none in one that holds no client.
@@ -26,14 +28,14 @@ impl RowReader {
     /// What is wrong with the line. What the values may be the gateway knows.
     pub(super) fn read(&mut self, line: &str) -> Result<Option<Value>, String> {
         let line = line.trim_end_matches(['\r', '\n']).trim_start_matches('\u{feff}');
-        if line.trim().is_empty() {
+        if line.trim().is_empty() || self.is_headless {
             return Ok(None);
         }
         let looks_like = if line.starts_with('{') { Format::Jsonl } else { Format::Csv };
         match *self.format.get_or_insert(looks_like) {
             Format::Jsonl => object(line).map(Some),
             Format::Csv if self.columns.is_empty() => {
-                self.columns = columns(line)?;
+                self.columns = columns(line).inspect_err(|_| self.is_headless = true)?;
                 Ok(None)
             }
             Format::Csv => self.values(line).map(Some),
@@ -191,6 +193,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_a_wrong_first_line_one_error_is_told() {
+        let mut reader = RowReader::new(Some(Format::Csv));
+        assert!(reader.read("client,colour").is_err());
+        assert_eq!(reader.read("a,blue"), Ok(None));
     }
 
     #[test]
