@@ -245,10 +245,11 @@ pub fn enforced<'a>(
         cost: demander.cost,
         since: demander.since,
     };
-    let limits = limits_met(toll, generation).filter(|(_, limit, _)| !limit.is_shadow);
-    let others = limits.map(|limit| demander.demand(limit));
-    let mut demands: Demands<'a> =
-        std::iter::once(tier).chain(others).take(MAX_LIMITS_PER_REQUEST).collect();
+    let mut demands = Demands::new();
+    demands.push(tier);
+    let others = limits_met(toll, generation).filter(|(_, limit, _)| !limit.is_shadow);
+    let others = others.take(MAX_LIMITS_PER_REQUEST - 1);
+    others.for_each(|limit| demands.push(demander.demand(limit)));
     if generation.has_leaky_buckets {
         // A turn in a queue can be given back only while nobody stands behind, so it is taken
         // when all the others have admitted.

@@ -59,7 +59,7 @@ impl Target<'_> {
 /// # Errors
 /// What the target contains that may be read in more than one way.
 pub fn normalize(target: &str) -> Result<Target<'_>, PathFault> {
-    let (path, query) = match memchr::memchr(b'?', target.as_bytes()) {
+    let (path, query) = match target.bytes().position(|byte| byte == b'?') {
         Some(mark) => (&target[..mark], Some(&target[mark + 1..])),
         None => (target, None),
     };
@@ -69,10 +69,10 @@ pub fn normalize(target: &str) -> Result<Target<'_>, PathFault> {
     if let Some(query) = query {
         check_query(query.as_bytes())?;
     }
-    let path = if is_plain(path.as_bytes()) {
-        Cow::Borrowed(path)
-    } else {
-        rewrite(path.as_bytes())?.into()
+    let path = match read(path.as_bytes()) {
+        Form::Normal => return Ok(Target { path: Cow::Borrowed(path), query }),
+        Form::Dotted => Cow::Borrowed(path),
+        Form::Other => rewrite(path.as_bytes())?.into(),
     };
     if path.as_bytes().split(|&byte| byte == b'/').any(|segment| matches!(segment, b"." | b"..")) {
         return Err(PathFault::DotSegment);
@@ -107,14 +107,28 @@ const fn is_sub_delimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }
 
-/// Whether the path is in normal form but for dot segments.
-fn is_plain(path: &[u8]) -> bool {
-    let mut previous = 0;
-    path.iter().all(|&byte| {
-        let doubled = byte == b'/' && previous == b'/';
+/// What a path turned out to be.
+enum Form {
+    /// In normal form.
+    Normal,
+    /// The same, but that there may be dot segments: a segment begins with a dot.
+    Dotted,
+    /// Something is written in another way.
+    Other,
+}
+
+fn read(path: &[u8]) -> Form {
+    let (mut previous, mut form) = (0, Form::Normal);
+    for &byte in path {
+        if !is_path(byte) || (byte == b'/' && previous == b'/') {
+            return Form::Other;
+        }
+        if byte == b'.' && previous == b'/' {
+            form = Form::Dotted;
+        }
         previous = byte;
-        is_path(byte) && !doubled
-    })
+    }
+    form
 }
 
 fn rewrite(path: &[u8]) -> Result<String, PathFault> {

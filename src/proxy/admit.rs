@@ -6,7 +6,6 @@ use super::context::Context;
 use super::facts::{Facts, Present};
 use super::toll;
 use super::{Proxy, affinity, guard, hops, trace};
-use crate::clock;
 use crate::decision::client::{self, Sender};
 use crate::decision::refusal::Refusal;
 use crate::decision::toll::Toll;
@@ -95,7 +94,7 @@ impl Proxy {
         generation: &Generation,
         ctx: &mut Context,
     ) -> Result<(), Refusal> {
-        let now_ns = clock::ns_at(ctx.started);
+        let now_ns = ctx.started_ns;
         let circuit = &generation.route(toll.route).circuit;
         let ticket = circuit.ask(now_ns).map_err(|refused| Refusal::circuit(circuit, refused))?;
         toll::charge(toll, &self.gateway, generation, ctx)?;

@@ -41,13 +41,15 @@ impl Proxy {
             generation.route(route).metrics.retries.inc();
         }
         let is_first = ctx.attempts.begun == 0;
-        let started = if is_first && !ctx.has_waited { ctx.started } else { clock::now() };
-        let upstream = generation.upstream_of(route);
-        let choice = Choice {
-            affinity: ctx.affinity,
-            tried: &ctx.attempts.tried,
-            now_ns: clock::ns_at(started),
+        let (started, now_ns) = match is_first && !ctx.has_waited {
+            true => (ctx.started, ctx.started_ns),
+            false => {
+                let now = clock::now();
+                (now, clock::ns_at(now))
+            }
         };
+        let upstream = generation.upstream_of(route);
+        let choice = Choice { affinity: ctx.affinity, tried: &ctx.attempts.tried, now_ns };
         let Some(server) = upstream.choose(&choice) else {
             ctx.attempts.ticket = None;
             if is_first {
@@ -80,7 +82,7 @@ impl Proxy {
             guard.wait_for_upstream(ctx.patience);
         }
         ctx.body_bytes = 0;
-        ctx.attempts.begin(server, started);
+        ctx.attempts.begin(server, started, now_ns);
         Ok(peer)
     }
 

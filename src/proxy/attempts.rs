@@ -75,14 +75,14 @@ pub struct Record {
 }
 
 impl Attempts {
-    /// An attempt at `server` begins.
-    pub fn begin(&mut self, server: Arc<Server>, started: Instant) {
+    /// An attempt at `server` begins, at `now_ns` of the limiter's time.
+    pub fn begin(&mut self, server: Arc<Server>, started: Instant, now_ns: u64) {
         self.begun += 1;
         self.is_reused = false;
         self.open = Some(Open {
             started,
             answered: None,
-            is_last_resort: server.is_ejected(clock::ns_at(started)),
+            is_last_resort: server.is_ejected(now_ns),
             _load: server.enter(),
         });
         self.server = Some(server);

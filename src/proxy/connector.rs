@@ -9,42 +9,39 @@
 use super::pool::Pool;
 use crate::clock;
 use crate::wire::backpressure::{Ends, Intake};
+use crate::wire::socket::Socket;
 use async_trait::async_trait;
 use pingora_core::connectors::http::custom::{Connection, Connector};
-use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
     ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest,
-    Ssl, Stream, TimingDigest, UniqueID, UniqueIDType,
+    Ssl, TimingDigest, UniqueID, UniqueIDType,
 };
 use pingora_core::upstreams::peer::Peer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::task::unconstrained;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
 /// The descriptor of a stream that has none any more.
 const NO_SOCKET: UniqueIDType = -1;
 
 /// Makes the connections, or takes them from the pool.
 pub struct UpstreamConnector {
-    transport: TransportConnector,
     pool: Arc<Pool>,
 }
 
 impl UpstreamConnector {
     /// A connector whose connections wait in `pool` between requests.
     pub fn new(pool: Arc<Pool>) -> UpstreamConnector {
-        // Nothing is ever given back to it, so that its own pool stays empty.
-        let transport = TransportConnector::new(Some(ConnectorOptions::new(1)));
-        UpstreamConnector { transport, pool }
+        UpstreamConnector { pool }
     }
 }
 
@@ -59,7 +56,8 @@ impl Connector for UpstreamConnector {
         let key = peer.reuse_hash();
         let line = match self.pool.take(key, clock::now()) {
             Some(line) => line,
-            None => Line::new(self.transport.new_stream(peer).await?)?,
+            // On the heap, so that the others carry no room for it.
+            None => Line::new(Box::pin(connect(peer)).await?)?,
         };
         let home = Home { pool: self.pool.clone(), key, patience: peer.idle_timeout() };
         Ok((
@@ -93,6 +91,24 @@ impl Connector for UpstreamConnector {
         _idle_timeout: Option<Duration>,
     ) {
     }
+}
+
+async fn connect<P: Peer>(peer: &P) -> Result<Socket> {
+    let Some(address) = peer.address().as_inet() else {
+        return Error::e_explain(ErrorType::InternalError, "servers have IP addresses");
+    };
+    let connected = match peer.connection_timeout() {
+        Some(most) => timeout(most, Socket::connect(*address)).await.map_err(io::Error::from),
+        None => Ok(Socket::connect(*address).await),
+    };
+    connected.and_then(|connected| connected).map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(kind, "connecting to an upstream", error)
+    })
 }
 
 /// That there are no sessions of ours to use again.
@@ -129,14 +145,14 @@ pub(super) fn bond_of(digest: &Digest) -> Option<&Bond> {
 
 /// A connection to an upstream.
 pub(super) struct Line {
-    io: Stream,
+    io: Socket,
     intake: Intake,
     ends: Arc<Ends>,
     digest: Arc<ProxyDigest>,
 }
 
 impl Line {
-    pub(super) fn new(io: Stream) -> Result<Line> {
+    pub(super) fn new(io: Socket) -> Result<Line> {
         let ends = Arc::new(Ends::default());
         let response = ResponseHeader::build_no_case(200, Some(0))
             .map_err(|error| Error::because(ErrorType::InternalError, "no head", error))?;
@@ -145,11 +161,9 @@ impl Line {
         Ok(Line { io, intake: Intake::default(), ends, digest: Arc::new(digest) })
     }
 
-    /// Whether nothing has come that nobody asked for, and no end. Nobody is woken by what comes.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let (mut byte, mut cx) = ([0], Context::from_waker(Waker::noop()));
-        let mut read = pin!(unconstrained(self.io.read(&mut byte)));
-        read.as_mut().poll(&mut cx).is_pending()
+    /// Whether nothing has come that nobody asked for, and no end.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.io.is_quiet()
     }
 }
 
@@ -174,15 +188,13 @@ impl UpstreamStream {
         self.line.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Goes back to the pool, if nothing is to be read.
+    /// Goes back to the pool, which looks at it before it is used again.
     ///
     /// Before Pingora lays a connection aside it reads a byte that must not be there, and where
     /// it finds the connection at its end it lets go of it. That read is the only one that
     /// nobody waits for. Where Pingora ceases to ask, connections wait in its own pool again.
     fn go_home(&mut self) -> Poll<io::Result<()>> {
-        if let Some(mut line) = self.line.take()
-            && line.is_quiet()
-        {
+        if let Some(line) = self.line.take() {
             self.home.pool.put(self.home.key, line, self.home.patience, clock::now());
         }
         Poll::Ready(Ok(()))
@@ -267,7 +279,7 @@ impl std::fmt::Debug for UpstreamStream {
 impl Shutdown for UpstreamStream {
     async fn shutdown(&mut self) {
         if let Some(line) = &mut self.line {
-            Shutdown::shutdown(&mut *line.io).await;
+            Shutdown::shutdown(&mut line.io).await;
         }
     }
 }

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 pub struct Context {
     /// When its head was complete.
     pub started: Instant,
+    /// The same, in the limiter's time.
+    pub started_ns: u64,
     /// The policy it is decided by, to its end.
     pub generation: Arc<Generation>,
     /// Its trace id.
@@ -93,8 +95,10 @@ pub struct RateLimit {
 impl Context {
     /// A request that begins now under `generation`.
     pub fn new(generation: Arc<Generation>) -> Context {
+        let started = clock::now();
         Context {
-            started: clock::now(),
+            started,
+            started_ns: clock::ns_at(started),
             generation,
             trace_id: HeaderValue::from_static(""),
             has_host: false,

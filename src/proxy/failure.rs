@@ -115,11 +115,7 @@ const BACKSTOP_DELAY: Duration = Duration::from_secs(1);
 /// Keeps an attempt within what is `left` of its time.
 pub(super) fn limit_timeouts(options: &mut PeerOptions, left: Option<Duration>) {
     let Some(left) = left else { return };
-    for timeout in [
-        &mut options.connection_timeout,
-        &mut options.total_connection_timeout,
-        &mut options.write_timeout,
-    ] {
+    for timeout in [&mut options.connection_timeout, &mut options.write_timeout] {
         *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
     }
 }

@@ -87,9 +87,8 @@ fn remove_nominated(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
-        // Nearly always there is nothing else, and that names no field that is still there when
-        // the headers for one connection are gone.
-        .filter(|name| !is_persistence(name))
+        // That names no field that is still there when the headers for one connection are gone.
+        .filter(|name| !is_persistence(name.as_bytes()))
         .filter_map(|name| HeaderName::try_from(name).ok())
         .filter(|name| *name != header::UPGRADE && !PROTECTED.contains(name))
         .collect();
@@ -99,8 +98,8 @@ fn remove_nominated(headers: &mut HeaderMap) {
 }
 
 /// Whether a name in `Connection` only says whether the connection goes on.
-fn is_persistence(name: &str) -> bool {
-    name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close")
+fn is_persistence(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close")
 }
 
 fn wants_trailers(headers: &HeaderMap) -> bool {
@@ -120,9 +119,9 @@ fn make_one_length(headers: &mut HeaderMap) {
 /// Removes from a response's headers what concerns only the connection to the upstream, what
 /// does not follow here, and what the client's protocol version does not know.
 pub(super) fn clean_response(headers: &mut HeaderMap, is_switch: bool, version: Version) {
-    let (mut has_connection, mut has_others, mut lengths) = (false, false, 0);
+    let (mut nominates, mut has_others, mut lengths) = (false, false, 0);
     for (name, value) in &*headers {
-        has_connection |= *name == header::CONNECTION;
+        nominates |= *name == header::CONNECTION && !is_persistence(value.as_bytes());
         has_others |= is_hop_by_hop(name) || *name == header::UPGRADE || *name == header::TRAILER;
         if *name == header::CONTENT_LENGTH {
             lengths += 1 + usize::from(value.as_bytes().contains(&b','));
@@ -131,7 +130,7 @@ pub(super) fn clean_response(headers: &mut HeaderMap, is_switch: bool, version: 
     if lengths > 1 {
         make_one_length(headers);
     }
-    if has_connection {
+    if nominates {
         remove_nominated(headers);
     }
     if has_others {

@@ -3,8 +3,8 @@
 //! Pingora's own pool watches each connection with a task, made when the connection comes back
 //! and ended when it is used again; and it asks the kernel each time whether a connection leads
 //! where it should. That made a forwarded request a twelfth dearer (docs/ARCHITECTURE.md). Here
-//! a connection is looked at when it is laid aside, when it is taken again, and about once a
-//! second in between, so that none stays open for long that its upstream has closed.
+//! a connection is looked at when it is taken again, and about once a second until then, so
+//! that none stays open for long that its upstream has closed.
 
 use super::connector::Line;
 use std::collections::VecDeque;
@@ -40,7 +40,7 @@ struct Idle {
 
 impl Idle {
     /// Whether a request may go over it at `now`.
-    fn is_fit(&mut self, now: Instant) -> bool {
+    fn is_fit(&self, now: Instant) -> bool {
         self.until.is_none_or(|until| now < until) && self.line.is_quiet()
     }
 }
@@ -64,7 +64,7 @@ impl Pool {
     /// The connection to this server that was used last, if one is fit for another request.
     pub(super) fn take(&self, key: u64, now: Instant) -> Option<Line> {
         loop {
-            let mut idle = {
+            let idle = {
                 let mut part = self.part(key);
                 part.iter_mut().find(|shelf| shelf.key == key)?.lines.pop_back()?
             };
@@ -74,14 +74,14 @@ impl Pool {
         }
     }
 
-    /// Closes what has waited for too long, and what its upstream has closed. It polls each
+    /// Closes what has waited for too long, and what its upstream has closed. It looks at each
     /// connection once, a part at a time.
     pub fn sweep(&self, now: Instant) {
         for part in &self.parts {
             let mut unfit = Vec::new();
             let mut part = lock(part);
             for shelf in &mut *part {
-                for mut idle in mem::take(&mut shelf.lines) {
+                for idle in mem::take(&mut shelf.lines) {
                     match idle.is_fit(now) {
                         true => shelf.lines.push_back(idle),
                         false => unfit.push(idle),
@@ -109,6 +109,7 @@ mod tests {
     use super::super::connector::UpstreamConnector;
     use super::*;
     use crate::clock;
+    use crate::wire::socket::Socket;
     use pingora_core::connectors::http::Connector;
     use pingora_core::protocols::ALPN;
     use pingora_core::protocols::tls::CustomALPN;
@@ -116,26 +117,37 @@ mod tests {
     use pingora_http::RequestHeader;
     use std::net::SocketAddr;
     use std::sync::Arc;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::net::TcpListener;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn line() -> (Line, DuplexStream) {
-        let (near, far) = duplex(64);
-        (Line::new(Box::new(near)).unwrap(), far)
+    async fn line() -> (Line, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = Socket::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        (Line::new(near).unwrap(), far)
+    }
+
+    /// Until the runtime has heard of what came, or of an end; a byte of it is read.
+    async fn heard(pool: &Pool, key: u64) {
+        let is_quiet = || pool.part(key).iter().flat_map(|s| &s.lines).all(|i| i.line.is_quiet());
+        while is_quiet() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
     async fn the_connection_that_was_used_last_is_taken_first_and_each_once() {
         let (pool, now) = (Pool::default(), clock::now());
-        let (first, mut far_first) = line();
-        let (second, _far_second) = line();
+        let (first, mut far_first) = line().await;
+        let (second, _far_second) = line().await;
         pool.put(1, first, None, now);
         pool.put(1, second, None, now);
         assert!(pool.take(2, now).is_none());
         // By this the first one is told from the other.
-        far_first.write_all(b"x").await.unwrap();
+        far_first.write_all(b"xyz").await.unwrap();
+        heard(&pool, 1).await;
         assert!(pool.take(1, now).is_some());
         assert!(pool.take(1, now).is_none(), "nothing is expected from the first");
     }
@@ -143,27 +155,30 @@ mod tests {
     #[tokio::test]
     async fn one_that_has_waited_for_its_time_or_has_ended_is_not_taken() {
         let (pool, now) = (Pool::default(), clock::now());
-        let (kept, _far) = line();
-        let (ended, far) = line();
+        let (kept, _far) = line().await;
+        let (ended, far) = line().await;
         drop(far);
         pool.put(1, kept, Some(SECOND), now);
         pool.put(1, ended, Some(SECOND), now);
+        heard(&pool, 1).await;
+        assert!(pool.take(1, now + SECOND / 2).is_some(), "the one that is open");
+        assert!(pool.take(1, now).is_none(), "it has ended");
+        let (late, _far) = line().await;
+        pool.put(1, late, Some(SECOND), now);
         assert!(pool.take(1, now + SECOND).is_none());
-        let (kept, _far) = line();
-        pool.put(1, kept, Some(SECOND), now);
-        assert!(pool.take(1, now + SECOND / 2).is_some());
     }
 
     #[tokio::test]
     async fn a_sweep_closes_what_nobody_will_take() {
         let (pool, now) = (Pool::default(), clock::now());
-        let (late, mut far_late) = line();
-        let (ended, far) = line();
-        let (fit, _far_fit) = line();
+        let (late, mut far_late) = line().await;
+        let (ended, far) = line().await;
+        let (fit, _far_fit) = line().await;
         drop(far);
         pool.put(1, late, Some(SECOND), now);
         pool.put(1, ended, None, now);
         pool.put(17, fit, None, now);
+        heard(&pool, 1).await;
         pool.sweep(now + SECOND);
         assert_eq!(far_late.read(&mut [0]).await.unwrap(), 0, "it is closed");
         assert!(pool.part(1).iter().all(|shelf| shelf.key != 1));
@@ -173,13 +188,12 @@ mod tests {
     #[tokio::test]
     async fn beyond_the_most_that_are_kept_the_one_that_has_waited_longest_goes() {
         let (pool, now) = (Pool::default(), clock::now());
-        let mut others: Vec<_> = (0..=MAX_IDLE)
-            .map(|_| {
-                let (line, far) = line();
-                pool.put(1, line, None, now);
-                far
-            })
-            .collect();
+        let mut others = Vec::new();
+        for _ in 0..=MAX_IDLE {
+            let (line, far) = line().await;
+            pool.put(1, line, None, now);
+            others.push(far);
+        }
         assert_eq!(others[0].read(&mut [0]).await.unwrap(), 0, "the first is closed");
         assert_eq!((0..=MAX_IDLE).filter(|_| pool.take(1, now).is_some()).count(), MAX_IDLE);
     }

@@ -87,7 +87,7 @@ impl Proxy {
 
 /// Notes what the store has taken, and how long a leaky bucket holds the request back.
 fn note_payments(pending: &Pending, reply: &Reply, at: Moment, ctx: &mut Context) {
-    let started_ns = clock::ns_at(ctx.started);
+    let started_ns = ctx.started_ns;
     for (wish, answer) in
         pending.wishes.iter().zip(&reply.answers).filter(|(wish, _)| wish.cost > 0)
     {

@@ -21,7 +21,7 @@ pub fn charge(
     generation: &Generation,
     ctx: &mut Context,
 ) -> Result<(), Refusal> {
-    let at = Moment::at(clock::ns_at(ctx.started));
+    let at = Moment::at(ctx.started_ns);
     let paid = Paid { receipt: &mut ctx.receipt, payments: &mut ctx.payments };
     let charged = toll::charge(toll, gateway, generation, paid, at, clock::now_ns);
     for &policy in &charged.shadowed {
@@ -52,7 +52,7 @@ pub fn refuse_delayed(gateway: &Gateway, ctx: &mut Context, delay: Delay) -> Opt
     let (generation, tier) = (ctx.generation.clone(), identity.standing.tier);
     let policy = generation.policy_of(route, tier, delay.policy);
     if let Some(holder) = ctx.holder {
-        gateway.hitters.note(identity, holder, policy, clock::ns_at(ctx.started));
+        gateway.hitters.note(identity, holder, policy, ctx.started_ns);
     }
     give_back(gateway, ctx);
     policy.limited.fetch_add(1, Ordering::Relaxed);

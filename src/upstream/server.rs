@@ -9,7 +9,7 @@ use pingora_core::protocols::tls::CustomALPN;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 /// One address requests can go to, or a name that stands for none.
@@ -25,8 +25,7 @@ pub struct Server {
     pub name: Arc<str>,
     /// Its share among the upstream's servers, 1 to 1 000.
     pub weight: u32,
-    /// Made once; an attempt takes a copy.
-    peer: Option<Box<HttpPeer>>,
+    timeouts: Timeouts,
     in_flight: AtomicU32,
     latency: Latency,
     is_drained: AtomicBool,
@@ -56,7 +55,7 @@ impl Server {
             configured,
             address,
             weight: server.weight.max(1),
-            peer: address.map(|address| Box::new(peer(address, belonging.timeouts))),
+            timeouts: belonging.timeouts,
             in_flight: AtomicU32::new(0),
             latency: Latency::default(),
             is_drained: AtomicBool::new(false),
@@ -69,7 +68,7 @@ impl Server {
 
     /// A peer for one attempt; none: its name does not resolve, and it is never chosen.
     pub fn peer(&self) -> Option<Box<HttpPeer>> {
-        self.peer.clone()
+        self.address.map(|address| Box::new(peer(address, self.timeouts)))
     }
 
     /// Counts an attempt as in flight until the guard is dropped.
@@ -233,15 +232,16 @@ impl Latency {
 }
 
 /// What makes Pingora ask the proxy's own connector for a connection; never sent anywhere.
-const OUR_CONNECTOR: &str = "ours";
+static OUR_CONNECTOR: LazyLock<ALPN> =
+    LazyLock::new(|| ALPN::Custom(CustomALPN::new("ours".into())));
 
-/// Pingora leaves every timeout open; here each one is set.
+/// Pingora leaves every timeout open; here each one is set. Made for each attempt, which takes
+/// half of what a copy of one made before does.
 fn peer(address: SocketAddr, timeouts: Timeouts) -> HttpPeer {
     let mut peer = HttpPeer::new(address, false, String::new());
     // Not HTTP/1 to Pingora's connector, so that it asks ours, which comes back with HTTP/1.
-    peer.options.alpn = ALPN::Custom(CustomALPN::new(OUR_CONNECTOR.into()));
+    peer.options.alpn = OUR_CONNECTOR.clone();
     peer.options.connection_timeout = Some(timeouts.connect);
-    peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = Some(timeouts.read);
     peer.options.write_timeout = Some(timeouts.write);
     peer.options.idle_timeout = Some(timeouts.idle);

@@ -13,8 +13,10 @@ use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 /// Wraps a Pingora HTTP application so that it sees checked requests only, and only once
 /// their heads are complete.
@@ -58,10 +60,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for GuardedApp<A> {
         let mut stopping = shutdown.clone();
         // One wait for all requests: to begin and to end it takes locks that all connections share.
         // It ends as well when there is nobody left who could say so.
-        let mut stops = pin!(stopping.wait_for(|stops| *stops).map(drop).fuse());
+        let stops = pin!(stopping.wait_for(|stops| *stops).map(drop).fuse());
+        let mut stops = Stops { wait: stops, said: shutdown, wakes: None };
         let mut next = Some((Box::new(self.guard(Rescued::new(io), &rescue)), None));
         while let Some((mut stream, settings)) = next {
-            if !wait_for_request(&mut stream, stops.as_mut()).await {
+            if !wait_for_request(&mut stream, &mut stops).await {
                 return None;
             }
             let is_last = stream.is_last;
@@ -105,18 +108,42 @@ impl<A> GuardedApp<A> {
     }
 }
 
-/// Waits for the next request; not for long once the gateway is stopping.
-async fn wait_for_request(
-    stream: &mut GuardedStream,
-    mut stops: Pin<&mut impl FusedFuture<Output = ()>>,
-) -> bool {
-    if !stops.is_terminated() {
-        tokio::select! {
-            biased;
-            has_request = stream.next_request() => return has_request,
-            () = &mut stops => {}
+/// The wait for the gateway to stop.
+struct Stops<'a, F> {
+    wait: Pin<&'a mut F>,
+    /// Where it is said; whether it was costs one load.
+    said: &'a ShutdownWatch,
+    /// Who is woken when it is.
+    wakes: Option<Waker>,
+}
+
+impl<F: FusedFuture<Output = ()>> Stops<'_, F> {
+    /// Ready once the gateway stops, over and over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.wait.is_terminated() {
+            return Poll::Ready(());
         }
+        let is_set = self.wakes.as_ref().is_some_and(|wakes| wakes.will_wake(cx.waker()));
+        if is_set && self.said.has_changed().is_ok_and(|has_changed| !has_changed) {
+            return Poll::Pending;
+        }
+        let polled = self.wait.as_mut().poll(cx);
+        self.wakes = polled.is_pending().then(|| cx.waker().clone());
+        polled
     }
-    stream.drain();
-    stream.next_request().await
+}
+
+/// Waits for the next request; not for long once the gateway is stopping.
+async fn wait_for_request<F: FusedFuture<Output = ()>>(
+    stream: &mut GuardedStream,
+    stops: &mut Stops<'_, F>,
+) -> bool {
+    poll_fn(|cx| match stream.poll_next(cx) {
+        Poll::Pending if stops.poll(cx).is_ready() => {
+            stream.drain();
+            stream.poll_next(cx)
+        }
+        polled => polled,
+    })
+    .await
 }

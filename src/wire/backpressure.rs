@@ -144,7 +144,10 @@ impl Intake {
         let is_little = to.is_stuck() || self.beginning == Beginning::Read;
         let most = if is_little { STUCK_READ } else { LARGEST_READ }.min(buf.remaining());
         let before = buf.filled().len();
-        let read = Pin::new(&mut io.take(most as u64)).poll_read(cx, buf);
+        let read = match most < buf.remaining() {
+            true => Pin::new(&mut io.take(most as u64)).poll_read(cx, buf),
+            false => Pin::new(io).poll_read(cx, buf),
+        };
         let count = buf.filled().len() - before;
         self.since_turn += count;
         if count > 0 && self.beginning == Beginning::Expected {

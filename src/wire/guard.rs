@@ -293,7 +293,7 @@ impl GuardedStream {
                 buf.put_slice(&self.held.split_to(count));
                 Poll::Ready(Ok(()))
             }
-            // Pingora reads only what `next_request` has let through.
+            // Pingora reads only what `poll_next` has let through.
             Phase::Head
             | Phase::Refusing { .. }
             | Phase::Refused

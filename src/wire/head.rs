@@ -9,7 +9,9 @@
 //! One pass over the head, no allocation.
 
 use super::fault::Fault;
+use memchr::memmem::Finder;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Bounds on a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub fn check_target(method: &[u8], target: &[u8], max_uri: usize) -> Result<(), 
     if target.len() > max_uri {
         return Err(Fault::TargetTooLong);
     }
-    let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
+    let path_end = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
     let (path, query) = target.split_at(path_end);
     if target.is_empty() || !path.iter().all(is_path_byte) || !query.iter().all(is_query_byte) {
         return Err(Fault::Target);
@@ -80,12 +82,13 @@ fn is_query_byte(byte: &u8) -> bool {
 /// another ends the head too, so that a head written with bare LFs is found, and refused,
 /// instead of waited for.
 pub fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
+    static BLANK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
+    static BARE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\n"));
     let from = seen.saturating_sub(3);
-    memchr::memchr_iter(b'\n', &bytes[from..]).map(|at| from + at).find_map(|lf| {
-        let line = &bytes[..lf];
-        let is_blank = line.ends_with(b"\n") || line.ends_with(b"\n\r");
-        is_blank.then_some(lf + 1)
-    })
+    let unseen = &bytes[from..];
+    let end = BLANK.find(unseen).map(|at| at + 3);
+    let bare = BARE.find(&unseen[..end.unwrap_or(unseen.len())]).map(|at| at + 2);
+    bare.or(end).map(|end| from + end)
 }
 
 /// Checks a complete head, its blank line included.
@@ -98,6 +101,9 @@ pub fn inspect(head: &[u8], limits: &HeadLimits) -> Result<Checked, Fault> {
     }
     if has_control(head) {
         return Err(Fault::HeaderValue);
+    }
+    if has_bare_end(head) {
+        return Err(Fault::LineEnd);
     }
     let mut lines = Lines(head);
     let request = parse_request_line(lines.next()?.ok_or(Fault::RequestLine)?, limits)?;
@@ -121,16 +127,25 @@ pub fn too_large(head: &[u8], limits: &HeadLimits) -> Fault {
     if line > limits.max_uri + MAX_METHOD { Fault::TargetTooLong } else { Fault::HeadTooLarge }
 }
 
-/// Lines of a head, each ended by CRLF, up to the blank one.
+/// Lines of a head without bare ends, up to the blank one.
 struct Lines<'a>(&'a [u8]);
 
 impl<'a> Lines<'a> {
     fn next(&mut self) -> Result<Option<&'a [u8]>, Fault> {
-        let end = memchr::memchr2(b'\r', b'\n', self.0).ok_or(Fault::LineEnd)?;
-        let line = &self.0[..end];
-        self.0 = self.0[end..].strip_prefix(b"\r\n").ok_or(Fault::LineEnd)?;
+        let end = memchr::memchr(b'\n', self.0).ok_or(Fault::LineEnd)?;
+        let (line, rest) = self.0.split_at(end + 1);
+        self.0 = rest;
+        let line = line.strip_suffix(b"\r\n").ok_or(Fault::LineEnd)?;
         Ok((!line.is_empty()).then_some(line))
     }
+}
+
+/// Whether there is a CR without LF or the other way round. A plain sum as well.
+fn has_bare_end(bytes: &[u8]) -> bool {
+    let Some(following) = bytes.get(1..) else { return false };
+    let pairs = bytes.iter().zip(following);
+    let is_bare = pairs.fold(false, |found, (&b, &next)| found | ((b == b'\r') != (next == b'\n')));
+    is_bare || bytes[0] == b'\n' || bytes[bytes.len() - 1] == b'\r'
 }
 
 /// Whether there is a control character other than tab and line ends. A plain sum over the
@@ -266,31 +281,33 @@ fn trim(value: &[u8]) -> &[u8] {
 
 /// Digits only, at most 19, so that no sign, list or overflow can hide in it.
 fn parse_length(value: &[u8]) -> Option<u64> {
-    if !(1..=19).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
+    if !(1..=19).contains(&value.len()) {
         return None;
     }
-    value
-        .iter()
-        .try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
+    // No 19 digits are too many for 64 bits.
+    value.iter().try_fold(0_u64, |sum, digit| {
+        digit.is_ascii_digit().then(|| 10 * sum + u64::from(digit - b'0'))
+    })
 }
 
 /// `host` or `host:port`: a name, an IPv4 address or a bracketed IPv6 address. No user,
 /// no list, no empty host.
 fn is_host(value: &[u8]) -> bool {
-    let (host, port) = match value.iter().rposition(|&b| b == b':') {
-        Some(colon) if !value.ends_with(b"]") => (&value[..colon], Some(&value[colon + 1..])),
-        _ => (value, None),
+    let end = match value.first() {
+        Some(b'[') => value.iter().position(|&byte| byte == b']').map_or(0, |end| end + 1),
+        _ => value.iter().position(|&byte| !NAME[byte as usize]).unwrap_or(value.len()),
     };
-    let is_port =
-        |port: &[u8]| port.is_empty() || parse_length(port).is_some_and(|port| port <= 65_535);
-    let is_name = |host: &[u8]| host.iter().all(|&byte| NAME[byte as usize]);
+    let (host, port) = value.split_at(end);
     let is_ipv6 = |host: &[u8]| {
-        host.strip_prefix(b"[")
-            .and_then(|host| host.strip_suffix(b"]"))
-            .and_then(|host| std::str::from_utf8(host).ok())
-            .is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok())
+        let text = host.get(1..host.len() - 1).and_then(|host| std::str::from_utf8(host).ok());
+        text.is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok())
     };
-    !host.is_empty() && port.is_none_or(is_port) && (is_name(host) || is_ipv6(host))
+    let is_port = match port {
+        [] | b":" => true,
+        [b':', port @ ..] => parse_length(port).is_some_and(|port| port <= 65_535),
+        _ => false,
+    };
+    is_port && !host.is_empty() && (host[0] != b'[' || is_ipv6(host))
 }
 
 const fn is_token(byte: u8) -> bool {

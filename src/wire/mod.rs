@@ -16,7 +16,7 @@ pub mod listening;
 pub mod pace;
 mod passthrough;
 mod progress;
-mod socket;
+pub mod socket;
 mod timer;
 mod waiting;
 

@@ -1,9 +1,9 @@
-//! A client's TCP connection as Pingora wants to see one.
+//! A TCP connection, of a client or to an upstream, as Pingora wants to see one.
 //!
-//! Pingora's own type keeps a buffer to read into, which the guard never needs, and reads
-//! the clock twice around each wait for figures that nobody asks here. This one is the
-//! socket, a small buffer to write into, and the peer's address; an idle connection costs
-//! four kilobytes less.
+//! Pingora's own type keeps a buffer to read into, which neither side needs, and reads the
+//! clock twice around each wait for figures that nobody asks here. This one is the socket, a
+//! small buffer to write into, and the peer's address; an idle client costs four kilobytes
+//! less, and an idle upstream 64.
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -22,12 +22,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes of an answer that are put together before they are sent: one segment.
+/// Bytes that are put together before they are sent: one segment.
 const WRITE_BUFFER: usize = 1_460;
 
-/// An accepted connection.
+/// A connection, accepted or made.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub struct Socket {
     stream: BufWriter<TcpStream>,
     digest: Arc<SocketDigest>,
 }
@@ -39,6 +39,24 @@ impl Socket {
         let _ = digest.peer_addr.set(Some(peer.into()));
         let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
         Socket { stream, digest: Arc::new(digest) }
+    }
+
+    /// Connects to a server.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub async fn connect(address: SocketAddr) -> io::Result<Socket> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Socket::new(stream, address))
+    }
+
+    /// Whether nothing is there to be read, and no end: the connection is open, as far as is
+    /// known, and its peer has said nothing. What is there is read, a byte of it. Nobody is
+    /// woken by what comes.
+    pub fn is_quiet(&self) -> bool {
+        let read = self.stream.get_ref().try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Bytes of answers that the client's machine has acknowledged.

@@ -12,7 +12,6 @@ use super::head;
 use super::pace::Pace;
 use crate::clock;
 use bytes::{Buf, BytesMut};
-use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -55,21 +54,17 @@ impl Waiting {
 }
 
 impl GuardedStream {
-    /// Waits for the next request: `true` once its head is complete and checked, `false` when
-    /// the connection has ended or its head was refused.
-    ///
-    /// Pingora is given the connection only then. A connection that waits inside Pingora
-    /// costs three times the memory of one that waits here.
-    pub(super) async fn next_request(&mut self) -> bool {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
     /// The gateway is stopping: silence from now on is over soon.
     pub(super) fn drain(&mut self) {
         self.waiting.drain_by.get_or_insert_with(|| clock::now() + DRAIN_TIME);
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Waits for the next request: `true` once its head is complete and checked, `false` when
+    /// the connection has ended or its head was refused.
+    ///
+    /// Pingora is given the connection only then. A connection that waits inside Pingora
+    /// costs three times the memory of one that waits here.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             let progress = match self.phase {
                 Phase::Head => ready!(self.poll_head(cx)),
