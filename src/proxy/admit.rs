@@ -19,6 +19,7 @@ use pingora_proxy::Session;
 use std::net::IpAddr;
 
 /// What a request that was admitted to the gateway gets.
+#[derive(Clone, Copy)]
 pub(super) enum Passage {
     /// It goes to its upstream; which of its headers need a closer look.
     Forward(Present),

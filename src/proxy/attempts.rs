@@ -5,7 +5,6 @@ use crate::metrics::AttemptOutcome;
 use crate::policy::retry::MAX_RETRIES;
 use crate::upstream::circuit::{Outcome, Ticket};
 use crate::upstream::{Server, ServerLoad, Upstream};
-use arrayvec::ArrayVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +34,7 @@ pub struct Attempts {
     /// The server last asked.
     pub server: Option<Arc<Server>>,
     /// The servers that failed.
-    pub tried: ArrayVec<Arc<Server>, { MAX_RETRIES as usize }>,
+    pub tried: Vec<Arc<Server>>,
     /// What came of each attempt; empty where the first succeeded.
     pub records: Vec<Record>,
     /// Leave from the circuit for the next attempt or the one under way.
@@ -172,7 +171,7 @@ impl Attempts {
             ticket.tell(verdict, took_ns, now_ns);
         }
         if !is_ok {
-            let _ = self.tried.try_push(server.clone());
+            self.tried.push(server.clone());
         }
         if !self.records.is_empty() || status.is_some() || outcome != AttemptOutcome::Ok {
             self.record(outcome, open.answered.map(|answered| answered.status), took);

@@ -130,6 +130,11 @@ impl Context {
         }
     }
 
+    /// Whether something has to be asked, or waited for, before it is decided.
+    pub(super) fn has_to_wait(&self) -> bool {
+        self.pending.is_some() || self.receipt.delay().is_some()
+    }
+
     /// The state of the route that took it.
     pub fn route(&self) -> Option<&Route> {
         self.route.map(|id| self.generation.route(id))

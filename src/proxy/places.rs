@@ -9,12 +9,6 @@ use pingora_proxy::Session;
 use std::time::Duration;
 
 impl Context {
-    /// Whether the request needs a place before it is forwarded.
-    pub(super) fn needs_place(&self) -> bool {
-        let upstream = self.route.map(|route| self.generation.upstream_of(route));
-        self.client_cap().is_some() || upstream.is_some_and(|upstream| upstream.places.is_some())
-    }
-
     /// How many requests its client may have in flight.
     fn client_cap(&self) -> Option<u32> {
         self.generation.config.tiers.get(self.tier()?).concurrency
@@ -22,8 +16,8 @@ impl Context {
 }
 
 impl Proxy {
-    /// Takes the places a request needs: its client's first, for that is never waited for.
-    /// Without them it gets back what it was charged.
+    /// Waits for the place at the upstream that was not among those `taken`. Without a place the
+    /// request gets back what it was charged.
     ///
     /// # Errors
     /// The client went away while it waited; inside, which place there was not.
@@ -31,11 +25,11 @@ impl Proxy {
         &self,
         session: &mut Session,
         ctx: &mut Context,
+        taken: Result<bool, Refusal>,
     ) -> Result<Result<(), Refusal>, Box<Error>> {
-        let taken = match self.take_free(ctx) {
+        let taken = match taken {
             Ok(true) => Ok(()),
-            // On the heap, so that the many requests that find a place carry no room for it.
-            Ok(false) => Box::pin(queue(session, ctx)).await?,
+            Ok(false) => queue(session, ctx).await?,
             Err(refusal) => Err(refusal),
         };
         if taken.is_err() {
@@ -46,8 +40,12 @@ impl Proxy {
         Ok(taken)
     }
 
-    /// Takes what is free; `false` where a place at the upstream has to be waited for.
-    fn take_free(&self, ctx: &mut Context) -> Result<bool, Refusal> {
+    /// Takes the places that a request needs, as far as they are free: its client's first, which
+    /// is never waited for. `false`: the one at the upstream has to be.
+    ///
+    /// # Errors
+    /// Its client has no place left.
+    pub(super) fn take_free(&self, ctx: &mut Context) -> Result<bool, Refusal> {
         if let (Some(max), Some(holder)) = (ctx.client_cap(), ctx.holder) {
             let place = self.gateway.client_places.enter(holder, max);
             let tier = || ctx.tier_name().unwrap_or_default();
