@@ -59,9 +59,10 @@ impl Target<'_> {
 /// # Errors
 /// What the target contains that may be read in more than one way.
 pub fn normalize(target: &str) -> Result<Target<'_>, PathFault> {
-    let (path, query) = match target.bytes().position(|byte| byte == b'?') {
-        Some(mark) => (&target[..mark], Some(&target[mark + 1..])),
-        None => (target, None),
+    let (form, end) = read(target.as_bytes());
+    let (path, query) = match target.split_at(end) {
+        (path, "") => (path, None),
+        (path, query) => (path, Some(&query[1..])),
     };
     if !path.starts_with('/') {
         return Err(PathFault::NotAbsolute);
@@ -69,7 +70,7 @@ pub fn normalize(target: &str) -> Result<Target<'_>, PathFault> {
     if let Some(query) = query {
         check_query(query.as_bytes())?;
     }
-    let path = match read(path.as_bytes()) {
+    let path = match form {
         Form::Normal => return Ok(Target { path: Cow::Borrowed(path), query }),
         Form::Dotted => Cow::Borrowed(path),
         Form::Other => rewrite(path.as_bytes())?.into(),
@@ -117,18 +118,23 @@ enum Form {
     Other,
 }
 
-fn read(path: &[u8]) -> Form {
+/// Reads the path of a target, up to its query, and says where it ends.
+fn read(target: &[u8]) -> (Form, usize) {
     let (mut previous, mut form) = (0, Form::Normal);
-    for &byte in path {
+    for (at, &byte) in target.iter().enumerate() {
         if !is_path(byte) || (byte == b'/' && previous == b'/') {
-            return Form::Other;
+            let length = target[at..].iter().position(|&byte| byte == b'?');
+            return match length {
+                Some(0) => (form, at),
+                length => (Form::Other, length.map_or(target.len(), |length| at + length)),
+            };
         }
         if byte == b'.' && previous == b'/' {
             form = Form::Dotted;
         }
         previous = byte;
     }
-    form
+    (form, target.len())
 }
 
 fn rewrite(path: &[u8]) -> Result<String, PathFault> {

@@ -69,7 +69,7 @@ impl Proxy {
         let left = |until: Instant| until.saturating_duration_since(started);
         let (left, whole) = (until.map(left), ctx.deadline.map(left));
         limit_timeouts(&mut peer.options, left);
-        match session.is_upgrade_req() {
+        match ctx.is_upgrade {
             true => outlive(&mut peer.options),
             false => back_up(&mut peer.options, whole, ctx.has_body),
         }

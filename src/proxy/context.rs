@@ -63,6 +63,8 @@ pub struct Context {
     pub has_body: bool,
     /// What the attempt under way may take.
     pub patience: Patience,
+    /// Whether it asks its upstream to go on in another protocol.
+    pub is_upgrade: bool,
     /// Whether its client waits for `100 Continue`.
     pub awaits_continue: bool,
     /// Whose buckets and places it takes.
@@ -118,6 +120,7 @@ impl Context {
             is_repeatable: false,
             has_body: false,
             patience: Patience::default(),
+            is_upgrade: false,
             awaits_continue: false,
             holder: None,
             has_waited: false,

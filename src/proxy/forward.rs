@@ -87,7 +87,7 @@ impl Pseudonym {
 /// What the gateway knows of a request and tells the upstream.
 pub struct Origin<'a> {
     /// The connection's other end.
-    pub peer: Option<&'a Peer>,
+    pub peer: Option<Peer>,
     /// Whether that is a proxy whose word is taken.
     pub is_trusted: bool,
     /// How clients are named. A header that does so for some peers only is not passed on for others.
@@ -107,7 +107,7 @@ pub struct Origin<'a> {
 /// body by it.
 pub fn prepare(
     request: &mut RequestHeader,
-    origin: &Origin<'_>,
+    origin: Origin<'_>,
     server: &Server,
     pseudonym: &Pseudonym,
 ) {
@@ -121,7 +121,7 @@ pub fn prepare(
         headers.remove(header::EXPECT);
     }
     strip(headers, origin.has.claims && !origin.is_trusted, &server.strip_headers);
-    strip_assertions(headers, origin);
+    strip_assertions(headers, &origin);
     if let Some(peer) = origin.peer {
         let chain = forwarded_for(headers, origin.is_trusted, peer);
         headers.insert(&X_FORWARDED_FOR, chain);
@@ -173,7 +173,7 @@ fn strip_assertions(headers: &mut HeaderMap, origin: &Origin<'_>) {
     for identifier in origin.identify {
         let Identifier::Header { name, from } = identifier else { continue };
         let may_assert = |peer: &Peer| is_within(peer.address, from);
-        if from.is_empty() || origin.peer.is_some_and(may_assert) {
+        if from.is_empty() || origin.peer.as_ref().is_some_and(may_assert) {
             continue;
         }
         headers.remove(name);
@@ -208,9 +208,9 @@ pub(super) fn claims_identity(name: &str) -> bool {
 }
 
 /// The peer's address, behind what a trusted proxy already wrote.
-fn forwarded_for(headers: &HeaderMap, is_trusted: bool, peer: &Peer) -> HeaderValue {
+fn forwarded_for(headers: &HeaderMap, is_trusted: bool, peer: Peer) -> HeaderValue {
     if !is_trusted {
-        return peer.text.clone();
+        return peer.text;
     }
     let mut chain = Vec::with_capacity(64);
     for value in headers.get_all(&X_FORWARDED_FOR) {
@@ -219,7 +219,7 @@ fn forwarded_for(headers: &HeaderMap, is_trusted: bool, peer: &Peer) -> HeaderVa
     }
     chain.extend_from_slice(peer.text.as_bytes());
     // Values joined by a comma are a value.
-    HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or_else(|_| peer.text.clone())
+    HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or(peer.text)
 }
 
 #[cfg(test)]

@@ -118,20 +118,20 @@ impl Proxy {
     }
 
     /// Makes of the request what its upstream is sent.
-    fn set_out(&self, session: &mut Session, ctx: &Context, has: Present) {
-        if session.is_upgrade_req() {
-            session.set_read_timeout(Some(UPGRADED_IDLE));
-        }
-        let peer = guard(session).and_then(GuardedStream::peer).cloned();
+    fn set_out(&self, session: &mut Session, ctx: &mut Context, has: Present) {
         let origin = Origin {
-            peer: peer.as_ref(),
+            peer: guard(session).and_then(GuardedStream::peer).cloned(),
             is_trusted: ctx.is_from_trusted_proxy,
             identify: &ctx.generation.config.clients.identify,
             trace_id: &ctx.trace_id,
             has,
         };
         let server = &ctx.generation.config.server;
-        forward::prepare(session.req_header_mut(), &origin, server, &self.pseudonym);
+        forward::prepare(session.req_header_mut(), origin, server, &self.pseudonym);
+        ctx.is_upgrade = has.upgrade && session.is_upgrade_req();
+        if ctx.is_upgrade {
+            session.set_read_timeout(Some(UPGRADED_IDLE));
+        }
     }
 
     fn begin(&self, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {

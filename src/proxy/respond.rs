@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use smallvec::SmallVec;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -75,7 +76,7 @@ fn decorate(headers: &mut HeaderMap, ctx: &Context) {
 
 /// `"policy";r=tokens;t=seconds`
 fn ratelimit(policy: &str, tokens: u64, reset: u64) -> HeaderValue {
-    let mut text = Vec::with_capacity(policy.len() + 32);
+    let mut text = SmallVec::<[u8; 96]>::new();
     let mut digits = itoa::Buffer::new();
     text.push(b'"');
     text.extend_from_slice(policy.as_bytes());
@@ -84,7 +85,7 @@ fn ratelimit(policy: &str, tokens: u64, reset: u64) -> HeaderValue {
     text.extend_from_slice(b";t=");
     text.extend_from_slice(digits.format(reset).as_bytes());
     // Policy names are letters, digits and a few marks.
-    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Writes a refusal. The connection stays where the body of the request is absent or has

@@ -68,13 +68,32 @@ pub fn check_target(method: &[u8], target: &[u8], max_uri: usize) -> Result<(), 
 
 /// Whether a path may have this byte. Pingora takes no other, and would refuse without a word.
 fn is_path_byte(byte: &u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>' | b'`')
+    TARGET[*byte as usize] & IN_PATH != 0
 }
 
 /// The same for a query.
 fn is_query_byte(byte: &u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>' | b'"')
+    TARGET[*byte as usize] & IN_QUERY != 0
 }
+
+const IN_PATH: u8 = 1;
+const IN_QUERY: u8 = 2;
+
+/// Where in a target a byte may be.
+const TARGET: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let of_target = byte as u8;
+        if of_target.is_ascii_graphic() && !matches!(of_target, b'#' | b'<' | b'>') {
+            let in_path = if of_target == b'`' { 0 } else { IN_PATH };
+            let in_query = if of_target == b'"' { 0 } else { IN_QUERY };
+            table[byte] = in_path | in_query;
+        }
+        byte += 1;
+    }
+    table
+};
 
 /// Looks for the end of a head in `bytes`, of which the first `seen` held no end.
 ///
@@ -82,6 +101,9 @@ fn is_query_byte(byte: &u8) -> bool {
 /// another ends the head too, so that a head written with bare LFs is found, and refused,
 /// instead of waited for.
 pub fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
+    if seen == 0 && is_one_head(bytes) {
+        return Some(bytes.len());
+    }
     static BLANK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
     static BARE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\n"));
     let from = seen.saturating_sub(3);
@@ -89,6 +111,17 @@ pub fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     let end = BLANK.find(unseen).map(|at| at + 3);
     let bare = BARE.find(&unseen[..end.unwrap_or(unseen.len())]).map(|at| at + 2);
     bare.or(end).map(|end| from + end)
+}
+
+/// Whether the bytes end as a head does, and none of its lines before is blank: nearly always the
+/// case, and told by a plain sum over them.
+fn is_one_head(bytes: &[u8]) -> bool {
+    let Some(lines) = bytes.strip_suffix(b"\r\n") else { return false };
+    let pairs = lines.iter().zip(lines.get(1..).unwrap_or_default());
+    lines.ends_with(b"\r\n")
+        && !pairs.fold(false, |found, (&b, &next)| {
+            found | ((b == b'\n') & ((next == b'\r') | (next == b'\n')))
+        })
 }
 
 /// Checks a complete head, its blank line included.

@@ -141,7 +141,7 @@ impl GuardedStream {
     }
 
     fn has_end(&self) -> bool {
-        head::end_of_head(&self.held, self.scanned).is_some()
+        !self.held.is_empty() && head::end_of_head(&self.held, self.scanned).is_some()
     }
 
     /// Decides over the head that is held, as far as it has come.
