@@ -6,6 +6,7 @@
 //! does just that, with a stream that is read through an [`Intake`], and that goes back to a
 //! [`Pool`] of ours once Pingora would lay it aside.
 
+use super::phase::Always;
 use super::pool::Pool;
 use crate::clock;
 use crate::wire::backpressure::{Ends, Intake};
@@ -81,7 +82,7 @@ impl Connector for UpstreamConnector {
         'b: 'f,
         Self: 'f,
     {
-        Box::pin(NothingPooled)
+        Box::pin(Always(|| None))
     }
 
     async fn release_http_session<P: Peer + Send + Sync + 'static>(
@@ -109,17 +110,6 @@ async fn connect<P: Peer>(peer: &P) -> Result<Socket> {
         };
         Error::because(kind, "connecting to an upstream", error)
     })
-}
-
-/// That there are no sessions of ours to use again.
-struct NothingPooled;
-
-impl Future for NothingPooled {
-    type Output = Option<()>;
-
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<()>> {
-        Poll::Ready(None)
-    }
 }
 
 /// What Pingora keeps with every connection for its proxy.
