@@ -94,6 +94,7 @@ impl Connector for UpstreamConnector {
     }
 }
 
+/// Connects to a server within the peer's time for that.
 async fn connect<P: Peer>(peer: &P) -> Result<Socket> {
     let Some(address) = peer.address().as_inet() else {
         return Error::e_explain(ErrorType::InternalError, "servers have IP addresses");

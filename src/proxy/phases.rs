@@ -36,6 +36,7 @@ impl ProxyHttp for Proxy {
     /// request.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
+    // This and `proxy_upstream_filter` do what Pingora's own do, without their futures.
     at_once! {
         'b 'c fn early_request_filter(
             self,

@@ -4,7 +4,7 @@
 //! heads. mimalloc gives a page back as soon as its last block is freed, but for the last page of
 //! a size; and because idle connections wait outside Pingora (see [`super::app`]) the number of
 //! such blocks goes up and down with the requests under way. At 64 of them a page was fetched and
-//! returned for every third request. Blocks that are never freed, one to a page, keep as many
+//! returned for every eighth request. Blocks that are never freed, one to a page, keep as many
 //! pages as that many requests fill.
 
 use std::hint::black_box;
