@@ -5,7 +5,7 @@
 //! process left behind means the same to the next one. The shift is a second, so that no time is
 //! zero (a zero state is an untouched bucket), or what the file of the buckets says.
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,9 +25,7 @@ pub fn now_ns() -> u64 {
 
 /// The limiter's time at an instant that was read before.
 pub fn ns_at(instant: Instant) -> u64 {
-    static ANCHOR: OnceLock<Anchor> = OnceLock::new();
-    let monotonic_ns = ANCHOR.get_or_init(Anchor::drop_here).monotonic_ns(instant);
-    monotonic_ns.wrapping_add(SHIFT_NS.load(Ordering::Relaxed))
+    anchor().monotonic_ns(instant).wrapping_add(SHIFT_NS.load(Ordering::Relaxed))
 }
 
 /// Makes the limiter's time the machine's monotonic clock plus this, modulo 2^64. To be called
@@ -44,9 +42,17 @@ pub fn monotonic_and_wall_ns() -> (u64, u64) {
 }
 
 fn monotonic_ns() -> u64 {
-    let read = clock_gettime(ClockId::Monotonic);
-    // Linux starts it at zero with the machine.
+    nanos_of(clock_gettime(ClockId::Monotonic))
+}
+
+fn nanos_of(read: Timespec) -> u64 {
+    // Linux starts the monotonic clock at zero with the machine.
     read.tv_sec as u64 * 1_000_000_000 + read.tv_nsec as u64
+}
+
+fn anchor() -> &'static Anchor {
+    static ANCHOR: OnceLock<Anchor> = OnceLock::new();
+    ANCHOR.get_or_init(Anchor::drop_here)
 }
 
 /// An instant and what the monotonic clock said at it. An [`Instant`] is a reading of that very
@@ -77,6 +83,13 @@ impl Anchor {
             None => self.monotonic_ns.saturating_sub(nanos(self.instant - instant)),
         }
     }
+
+    fn instant_at(&self, monotonic_ns: u64) -> Instant {
+        match monotonic_ns.checked_sub(self.monotonic_ns) {
+            Some(after) => self.instant + Duration::from_nanos(after),
+            None => self.instant - Duration::from_nanos(self.monotonic_ns - monotonic_ns),
+        }
+    }
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -86,6 +99,13 @@ fn nanos(duration: Duration) -> u64 {
 /// The same clock, for what is measured and for deadlines.
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The same clock as it was at the kernel's last tick: behind by ten milliseconds at most, and a
+/// third of the cost of reading it. For bounds in seconds that nobody counts on to the tick.
+pub fn recently() -> Instant {
+    let read = clock_gettime(ClockId::MonotonicCoarse);
+    anchor().instant_at(nanos_of(read))
 }
 
 /// Wall-clock time, for logs.
@@ -142,5 +162,20 @@ mod tests {
         let anchor = Anchor::drop_here();
         let before = anchor.instant - Duration::from_nanos(7);
         assert_eq!(anchor.monotonic_ns(before), anchor.monotonic_ns - 7);
+        assert_eq!(anchor.instant_at(anchor.monotonic_ns - 7), before);
+    }
+
+    #[test]
+    fn the_last_tick_is_not_long_ago_and_not_to_come() {
+        // The slowest tick that Linux is built with, and what the anchor may lie off.
+        let tick = Duration::from_millis(10) + Duration::from_micros(100);
+        for _ in 0..100 {
+            let before = now();
+            let tick_before = recently();
+            assert!(tick_before <= now());
+            // Whoever was held up in between cannot tell.
+            let is_prompt = before.elapsed() < Duration::from_millis(1);
+            assert!(!is_prompt || before - tick_before < tick, "{:?}", before - tick_before);
+        }
     }
 }

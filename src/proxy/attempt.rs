@@ -17,8 +17,8 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use std::time::{Duration, Instant};
 
-/// The pool of connections for attempts after a stale one: where one pooled connection was
-/// closed, others of its age are too.
+/// What tells the connections for attempts after a stale one from the others to that address: where
+/// one pooled connection was closed, others of its age are too.
 const FRESH_POOL: u64 = 1;
 
 impl Proxy {
@@ -61,7 +61,7 @@ impl Proxy {
             return Err(Refusal::NoServer { upstream: upstream.name.clone() });
         };
         if ctx.attempts.stale > 0 {
-            peer.group_key = FRESH_POOL;
+            peer.group_key ^= FRESH_POOL;
         }
         let retry = generation.route_config(route).retry.as_ref();
         let per_try = retry.and_then(|retry| retry.per_try_timeout_ns).map(Duration::from_nanos);

@@ -19,9 +19,10 @@ use pingora_core::protocols::{
     ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest,
     Ssl, TimingDigest, UniqueID, UniqueIDType,
 };
-use pingora_core::upstreams::peer::Peer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,8 +55,8 @@ impl Connector for UpstreamConnector {
         &self,
         peer: &P,
     ) -> Result<(Connection<()>, bool)> {
-        let key = peer.reuse_hash();
-        let line = match self.pool.take(key, clock::now()) {
+        let key = key_of(peer);
+        let line = match self.pool.take(key, clock::recently()) {
             Some(line) => line,
             // On the heap, so that the others carry no room for it.
             None => Line::new(Box::pin(connect(peer)).await?)?,
@@ -92,6 +93,13 @@ impl Connector for UpstreamConnector {
         _idle_timeout: Option<Duration>,
     ) {
     }
+}
+
+/// Which connections serve this peer: the group that its server gave it, which is a hash of its
+/// address. Pingora's own hash goes over all that a peer is.
+fn key_of<P: Peer + 'static>(peer: &P) -> u64 {
+    let any: &dyn Any = peer;
+    any.downcast_ref::<HttpPeer>().map_or_else(|| peer.reuse_hash(), |peer| peer.group_key)
 }
 
 /// Connects to a server within the peer's time for that.
@@ -186,7 +194,7 @@ impl UpstreamStream {
     /// nobody waits for. Where Pingora ceases to ask, connections wait in its own pool again.
     fn go_home(&mut self) -> Poll<io::Result<()>> {
         if let Some(line) = self.line.take() {
-            self.home.pool.put(self.home.key, line, self.home.patience, clock::now());
+            self.home.pool.put(self.home.key, line, self.home.patience, clock::recently());
         }
         Poll::Ready(Ok(()))
     }

@@ -23,6 +23,7 @@ mod respond;
 mod shared;
 pub mod toll;
 pub mod trace;
+mod values;
 
 use crate::decision::refusal::Refusal;
 use crate::gateway::Gateway;

@@ -113,7 +113,7 @@ mod tests {
     use pingora_core::connectors::http::Connector;
     use pingora_core::protocols::ALPN;
     use pingora_core::protocols::tls::CustomALPN;
-    use pingora_core::upstreams::peer::{HttpPeer, Peer};
+    use pingora_core::upstreams::peer::HttpPeer;
     use pingora_http::RequestHeader;
     use std::net::SocketAddr;
     use std::sync::Arc;
@@ -230,10 +230,7 @@ mod tests {
             session.read_response_header().await.unwrap();
             while session.read_response_body().await.unwrap().is_some() {}
             pingora.release_http_session(session, &peer, None).await;
-            assert_eq!(
-                pool.part(peer.reuse_hash()).iter().map(|s| s.lines.len()).sum::<usize>(),
-                1
-            );
+            assert_eq!(pool.part(peer.group_key).iter().map(|s| s.lines.len()).sum::<usize>(), 1);
         }
     }
 }

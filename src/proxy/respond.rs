@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::guard;
 use super::hops::clean_response;
-use super::trace;
+use super::{trace, values};
 use crate::decision::refusal::Refusal;
 use crate::wire::guard::GuardedStream;
 use bytes::Bytes;
@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-use smallvec::SmallVec;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -68,24 +67,18 @@ fn decorate(headers: &mut HeaderMap, ctx: &Context) {
     headers.insert(&RATELIMIT_POLICY, limit.policy_header.clone());
     headers.insert(&RATELIMIT, ratelimit(&limit.policy, standing.tokens, reset));
     if ctx.generation.config.server.x_ratelimit_headers {
-        headers.insert(&X_RATELIMIT_LIMIT, HeaderValue::from(standing.burst));
-        headers.insert(&X_RATELIMIT_REMAINING, HeaderValue::from(standing.tokens));
-        headers.insert(&X_RATELIMIT_RESET, HeaderValue::from(reset));
+        headers.insert(&X_RATELIMIT_LIMIT, values::number(standing.burst));
+        headers.insert(&X_RATELIMIT_REMAINING, values::number(standing.tokens));
+        headers.insert(&X_RATELIMIT_RESET, values::number(reset));
     }
 }
 
 /// `"policy";r=tokens;t=seconds`
 fn ratelimit(policy: &str, tokens: u64, reset: u64) -> HeaderValue {
-    let mut text = SmallVec::<[u8; 96]>::new();
-    let mut digits = itoa::Buffer::new();
-    text.push(b'"');
-    text.extend_from_slice(policy.as_bytes());
-    text.extend_from_slice(b"\";r=");
-    text.extend_from_slice(digits.format(tokens).as_bytes());
-    text.extend_from_slice(b";t=");
-    text.extend_from_slice(digits.format(reset).as_bytes());
+    let (mut left, mut wait) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let (left, wait) = (left.format(tokens).as_bytes(), wait.format(reset).as_bytes());
     // Policy names are letters, digits and a few marks.
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+    values::joined(&[b"\"", policy.as_bytes(), b"\";r=", left, b";t=", wait])
 }
 
 /// Writes a refusal. The connection stays where the body of the request is absent or has

@@ -1,5 +1,6 @@
 //! The id that ties a client's request, the upstream's and the log line together.
 
+use super::values;
 use http::{HeaderName, HeaderValue};
 
 /// The header that carries it, in both directions.
@@ -26,7 +27,7 @@ pub fn new() -> HeaderValue {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 0xf)];
     }
-    HeaderValue::from_bytes(&id).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    values::joined(&[&id])
 }
 
 /// The id as text; empty when it somehow is none.
@@ -53,7 +54,7 @@ fn trace_of_parent(parent: &[u8]) -> Option<HeaderValue> {
         && trace.iter().any(|&b| b != b'0')
         && parts.next().is_some_and(|parent| parent.len() == 16)
         && parts.next().is_some_and(|flags| flags.len() == 2);
-    is_valid.then(|| HeaderValue::from_bytes(trace).ok()).flatten()
+    is_valid.then(|| values::joined(&[trace]))
 }
 
 #[cfg(test)]

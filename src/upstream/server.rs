@@ -6,7 +6,7 @@ use crate::policy::balance::Load;
 use crate::policy::ejection::{Ejection, EjectionPolicy};
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::CustomALPN;
-use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
@@ -26,6 +26,8 @@ pub struct Server {
     /// Its share among the upstream's servers, 1 to 1 000.
     pub weight: u32,
     timeouts: Timeouts,
+    /// What connections to its address have in common, and no others.
+    connections: u64,
     in_flight: AtomicU32,
     latency: Latency,
     is_drained: AtomicBool,
@@ -56,6 +58,7 @@ impl Server {
             address,
             weight: server.weight.max(1),
             timeouts: belonging.timeouts,
+            connections: address.map_or(0, key_of),
             in_flight: AtomicU32::new(0),
             latency: Latency::default(),
             is_drained: AtomicBool::new(false),
@@ -68,7 +71,9 @@ impl Server {
 
     /// A peer for one attempt; none: its name does not resolve, and it is never chosen.
     pub fn peer(&self) -> Option<Box<HttpPeer>> {
-        self.address.map(|address| Box::new(peer(address, self.timeouts)))
+        let mut peer = Box::new(peer(self.address?, self.timeouts));
+        peer.group_key = self.connections;
+        Some(peer)
     }
 
     /// Counts an attempt as in flight until the guard is dropped.
@@ -234,6 +239,11 @@ impl Latency {
 /// What makes Pingora ask the proxy's own connector for a connection; never sent anywhere.
 static OUR_CONNECTOR: LazyLock<ALPN> =
     LazyLock::new(|| ALPN::Custom(CustomALPN::new("ours".into())));
+
+/// Hashed once, since every attempt needs it.
+fn key_of(address: SocketAddr) -> u64 {
+    HttpPeer::new(address, false, String::new()).reuse_hash()
+}
 
 /// Pingora leaves every timeout open; here each one is set. Made for each attempt, which takes
 /// half of what a copy of one made before does.

@@ -133,7 +133,7 @@ impl GuardedStream {
             0 => bounds.idle_timeout.min(bounds.header_timeout),
             _ => bounds.idle_timeout,
         };
-        let idle = *waiting.quiet_since.get_or_insert_with(clock::now) + timeout;
+        let idle = *waiting.quiet_since.get_or_insert_with(clock::recently) + timeout;
         match waiting.drain_by {
             Some(drain_by) if drain_by < idle => (drain_by, Ending::Drain),
             _ => (idle, Ending::IdleTimeout),

@@ -254,3 +254,35 @@ fn what_cannot_become_a_request_is_known_early() {
     let endless = [b'A'; 33];
     assert_eq!(check_beginning(&endless, &LIMITS), Err(Fault::RequestLine));
 }
+
+/// Heads are read in pieces of several bytes; none is left out, wherever a piece ends.
+#[test]
+fn what_is_wrong_with_a_byte_is_found_in_every_place_of_heads_of_every_length() {
+    for length in 0..70 {
+        let padding = format!("A: {}", "x".repeat(length));
+        let good = head(&["GET / HTTP/1.1", "Host: a", &padding]);
+        assert_eq!(end_of_head(&good, 0), Some(good.len()));
+        assert!(inspect(&good, &LIMITS).is_ok(), "{length}");
+        for at in 0..good.len() - 2 {
+            let with = |byte: u8| {
+                let mut bad = good.clone();
+                bad[at] = byte;
+                bad
+            };
+            assert_eq!(inspect(&with(0x1f), &LIMITS), Err(Fault::HeaderValue), "{length} {at}");
+            assert_eq!(inspect(&with(0x7f), &LIMITS), Err(Fault::HeaderValue), "{length} {at}");
+            if !matches!(good[at], b'\r' | b'\n') {
+                assert_eq!(inspect(&with(b'\r'), &LIMITS), Err(Fault::LineEnd), "{length} {at}");
+                assert_eq!(inspect(&with(b'\n'), &LIMITS), Err(Fault::LineEnd), "{length} {at}");
+            }
+            let mut early = good.clone();
+            early.splice(at..at, *b"\n\r\n");
+            let end = end_of_head(&early, 0);
+            assert_eq!(end, (0..=early.len()).find(|&end| has_blank_line(&early[..end])));
+        }
+    }
+}
+
+fn has_blank_line(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"\n\r\n") || bytes.ends_with(b"\n\n")
+}
