@@ -27,7 +27,9 @@ pub fn find_route(
     method: &Method,
     path: &str,
 ) -> Result<RouteId, Refusal> {
-    match generation.router.find(host_name(host), method, path) {
+    let router = &generation.router;
+    let host = if router.reads_hosts() { host_name(host) } else { "" };
+    match router.find(host, method, path) {
         Found::Route(id) => Ok(id),
         Found::MethodNotAllowed(methods) => Err(Refusal::Method(methods)),
         Found::Nothing => Err(Refusal::NoRoute),
@@ -37,8 +39,10 @@ pub fn find_route(
 /// The host of a `Host` header, without the port; empty where there is none.
 pub fn host_name(host: Option<&HeaderValue>) -> &str {
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.trim_end_matches(|c: char| c.is_ascii_digit());
-    name.strip_suffix(':').unwrap_or(host)
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
 }
 
 /// Whether a request's body, as far as it says how long that is, fits its route.

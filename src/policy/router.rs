@@ -86,8 +86,13 @@ impl Router {
         }
     }
 
+    /// Whether the host decides over any route.
+    pub fn reads_hosts(&self) -> bool {
+        !self.exact_hosts.is_empty() || !self.domains.is_empty()
+    }
+
     fn search(&self, host: &str, path: &str, lookup: &mut Lookup<'_>) -> Option<RouteId> {
-        if !self.exact_hosts.is_empty() || !self.domains.is_empty() {
+        if self.reads_hosts() {
             let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
             let named = self.exact_hosts.get(host.as_str());
             let domains =

@@ -31,7 +31,7 @@ impl Proxy {
         session: &Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>, Refusal> {
-        let generation = ctx.generation.clone();
+        let generation = &*ctx.generation;
         let route = ctx.route.ok_or(Refusal::Internal)?;
         if ctx.attempts.planned.take().is_some() {
             let circuit = &generation.route(route).circuit;
@@ -51,11 +51,12 @@ impl Proxy {
         let upstream = generation.upstream_of(route);
         let choice = Choice { affinity: ctx.affinity, tried: &ctx.attempts.tried, now_ns };
         let Some(server) = upstream.choose(&choice) else {
+            let refusal = Refusal::NoServer { upstream: upstream.name.clone() };
             ctx.attempts.ticket = None;
             if is_first {
                 toll::give_back(&self.gateway, ctx);
             }
-            return Err(Refusal::NoServer { upstream: upstream.name.clone() });
+            return Err(refusal);
         };
         let Some(mut peer) = server.peer() else {
             return Err(Refusal::NoServer { upstream: upstream.name.clone() });
