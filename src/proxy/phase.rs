@@ -8,6 +8,7 @@
 use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::future::{Future, ready};
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -62,6 +63,36 @@ impl Outcome for Result<Box<HttpPeer>> {
     }
 }
 
+/// Comes to what it holds once the tasks that are ready have had their turn.
+///
+/// Where many requests are under way, they are so taken through the same stage one after another,
+/// which finds its code in the processor's caches. Tokio's `yield_now` waits for the system's
+/// events as well, which gains less.
+pub(super) struct InTurn<T> {
+    outcome: Option<T>,
+    has_waited: bool,
+}
+
+impl<T> InTurn<T> {
+    pub(super) fn new(outcome: T) -> InTurn<T> {
+        InTurn { outcome: Some(outcome), has_waited: false }
+    }
+}
+
+impl<T: Unpin> Future for InTurn<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if !mem::replace(&mut self.has_waited, true) {
+            // Who is woken while it runs goes to the end of the queue.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        // Nobody asks again after that.
+        self.outcome.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
 /// Runs a phase.
 pub(super) fn run<'f, T: Outcome>(phase: impl FnOnce() -> T) -> Phase<'f, T> {
     phase().over()
@@ -93,11 +124,32 @@ pub(super) use at_once;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn what_goes_well_takes_no_memory() {
         let size = |phase: Phase<'_, Result<bool>>| size_of_val(&*phase);
         assert_eq!((size(Ok(true).over()), size(Ok(false).over())), (0, 0));
         assert_eq!((size_of_val(&*().over()), size_of_val(&*Result::Ok(()).over())), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn requests_are_taken_through_a_stage_one_after_another() {
+        let stages = Arc::new(Mutex::new(String::new()));
+        let requests = ["a", "b", "c"].map(|name| {
+            let stages = stages.clone();
+            tokio::spawn(async move {
+                let note = |stage| *stages.lock().unwrap() += &format!("{name}{stage} ");
+                note(1);
+                InTurn::new(()).await;
+                note(2);
+            })
+        });
+        for request in requests {
+            request.await.unwrap();
+        }
+        let stages = stages.lock().unwrap();
+        let (first, second) = stages.split_at(stages.find('2').unwrap() - 1);
+        assert!(!second.contains('1'), "{first}{second}");
     }
 }

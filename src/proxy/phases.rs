@@ -6,7 +6,7 @@
 use super::admit::Passage;
 use super::context::Context;
 use super::failure::{Fate, give_up};
-use super::phase::{Outcome, Phase, at_once};
+use super::phase::{InTurn, Outcome, Phase, at_once};
 use super::{CLIENT_GONE, Proxy, connector, forward, guard, respond};
 use crate::decision::refusal::{Breach, Refusal, Stage};
 use crate::metrics::AttemptOutcome;
@@ -135,14 +135,26 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    at_once! {
-        'b 'c 'd fn upstream_request_filter(
-            self,
-            _session: &'b mut Session,
-            upstream_request: &'c mut RequestHeader,
-            ctx: &'d mut Box<Context>,
-        ) -> Result<()> {
-            forward::finish(upstream_request, ctx)
+    /// Right before the request is written to its upstream: those that are ready to come this far
+    /// do so first, and all are written one after another.
+    fn upstream_request_filter<'of, 'b, 'c, 'd, 'f>(
+        &'of self,
+        _session: &'b mut Session,
+        upstream_request: &'c mut RequestHeader,
+        ctx: &'d mut Box<Context>,
+    ) -> Phase<'f, Result<()>>
+    where
+        'of: 'f,
+        'b: 'f,
+        'c: 'f,
+        'd: 'f,
+        Self: 'f,
+    {
+        let finished = forward::finish(upstream_request, ctx);
+        match ctx.route().is_some_and(|route| route.metrics.inflight() > 1) {
+            true => Box::pin(InTurn::new(finished)),
+            // There is nobody to wait for.
+            false => finished.over(),
         }
     }
 
