@@ -1,7 +1,7 @@
 //! Phases that are over at once.
 //!
 //! A phase of Pingora's is an `async fn` in a trait: each call of one allocates a future, has it
-//! moved there and frees it. A forwarded request meets ten phases and waits in none of them. So
+//! moved there and frees it. A forwarded request meets ten phases and waits for nothing in any. So
 //! ours do their work when they are called, and come back with a future that has the outcome and,
 //! as a rule, no size; one without size is boxed without allocating.
 

@@ -1,8 +1,8 @@
 //! Header values that are made for every request.
 //!
 //! They are cut from blocks of memory, so that making one allocates nothing for most requests,
-//! and copying one never does. A value keeps its block, of which the requests of a moment have
-//! the most, until all of that block's values are gone.
+//! and copying one never does. A block stays until the last of its values is gone: a request that
+//! lasts for hours keeps a kilobyte.
 
 use bytes::{BufMut, BytesMut};
 use http::HeaderValue;
