@@ -65,9 +65,9 @@ impl Outcome for Result<Box<HttpPeer>> {
 
 /// Comes to what it holds once the tasks that are ready have had their turn.
 ///
-/// Where many requests are under way, they are so taken through the same stage one after another,
-/// which finds its code in the processor's caches. Tokio's `yield_now` waits for the system's
-/// events as well, which gains less.
+/// Where many requests are under way, they are so taken through the same stage one after another.
+/// That was measured to be cheaper, most likely because a stage then finds its code in the
+/// processor's caches. Tokio's `yield_now` waits for the system's events as well, and gains less.
 pub(super) struct InTurn<T> {
     outcome: Option<T>,
     has_waited: bool,
