@@ -19,29 +19,48 @@ const STAND_IN_REFUSAL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
     content-type: application/problem+json\r\nretry-after: 3600\r\ncontent-length: 16\r\n\r\n\
     {\"status\": 429}\n";
 
-/// Measures every comparison that is wanted.
+/// Measures every comparison that is wanted, with the contenders started as often as the pace
+/// asks for.
 pub(crate) fn measure(
     bench: &Bench<'_>,
     options: &Options,
     upstream: SocketAddr,
 ) -> anyhow::Result<Vec<Measured>> {
-    let mut measured = Vec::new();
+    let mut measured: Vec<Measured> = Vec::new();
     if !options.parts.iter().any(|part| part.compares_cpu()) {
         return Ok(measured);
     }
+    for start in 1..=options.pace.starts {
+        println!("Start {start} of {}", options.pace.starts);
+        let of_start = measure_start(bench, options, upstream)?;
+        if measured.is_empty() {
+            measured = of_start;
+        } else {
+            measured.iter_mut().zip(of_start).for_each(|(all, more)| all.extend(more));
+        }
+    }
+    Ok(measured)
+}
+
+fn measure_start(
+    bench: &Bench<'_>,
+    options: &Options,
+    upstream: SocketAddr,
+) -> anyhow::Result<Vec<Measured>> {
+    let mut measured = Vec::new();
     let field = Field::start(bench, options, upstream)?;
     if options.wants(Part::Forward) {
-        println!("Forwarding …");
+        println!("  forwarding …");
         measured.push(bench.measure(forward_case(&field), options.pace)?);
     }
     if options.wants(Part::Refuse) {
-        println!("Refusing …");
+        println!("  refusing …");
         // Held here, since the program has to live as long as the case.
         let responder = start_responder(bench, &field)?;
         measured.push(bench.measure(refuse_case(&field, responder.as_ref()), options.pace)?);
     }
     if options.wants(Part::Open) && options.has(Contender::Tollgate) {
-        println!("Refusing behind an open circuit …");
+        println!("  refusing behind an open circuit …");
         let gateway = bench.start_open_tollgate(upstream, EVERYTHING)?;
         let refuse = gateway.refuse.as_ref();
         let responder = refuse.map(|gateway| start_copy(bench, gateway, 503)).transpose()?;
@@ -49,13 +68,13 @@ pub(crate) fn measure(
         measured.push(bench.measure(case, options.pace)?);
     }
     if options.wants(Part::Log) {
-        println!("Logging …");
+        println!("  logging …");
         measured.push(bench.measure(log_case(&field), options.pace)?);
     }
     Ok(measured)
 }
 
-/// The contenders that forward, started once for all cases.
+/// The contenders that forward, started once for all cases of a start.
 struct Field {
     tollgate: Option<Running>,
     /// The same without breaker, retries and cap on concurrency.

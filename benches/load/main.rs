@@ -20,6 +20,7 @@ mod process;
 mod report;
 mod rounds;
 mod shared;
+mod turns;
 mod wrk;
 
 use std::net::SocketAddr;

@@ -10,8 +10,9 @@ use crate::shared::troubles::Trouble;
 
 pub(crate) const USAGE: &str = "usage: cargo bench --bench load -- [OPTIONS]
   --quick            short rounds to try it out; leaves benches/RESULTS.md alone
-  --rounds N         rounds per case (15)
-  --seconds N        length of a round of one contender (2)
+  --starts N         how often the contenders are started anew (8)
+  --rounds N         rounds by turns of a case after each start (2)
+  --seconds N        length of a round for one contender (2)
   --connections N    idle connections for the memory figures (5000)
   --case NAME        only this case: forward, refuse, open, log, memory, black-hole,
                      overload, reload, upgrade, hostile, slow-readers, shared-accuracy,
@@ -111,7 +112,7 @@ impl Options {
     /// test run over all targets must not begin to measure.
     pub(crate) fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Option<Self>> {
         let mut options = Self {
-            pace: Pace { rounds: 15, seconds: 2 },
+            pace: Pace { starts: 8, rounds: 2, seconds: 2 },
             connections: 5000,
             parts: Vec::new(),
             without: Vec::new(),
@@ -127,9 +128,10 @@ impl Options {
                 "--help" | "-h" => return Ok(None),
                 "--quick" => {
                     options.quick = true;
-                    options.pace = Pace { rounds: 3, seconds: 1 };
+                    options.pace = Pace { starts: 1, rounds: 3, seconds: 1 };
                     options.connections = 1000;
                 }
+                "--starts" => options.pace.starts = value()?.parse::<usize>()?.max(1),
                 "--rounds" => options.pace.rounds = value()?.parse::<usize>()?.max(1),
                 "--seconds" => options.pace.seconds = value()?.parse::<u64>()?.max(1),
                 "--connections" => options.connections = value()?.parse::<usize>()?.max(1),

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 /// How long a child may take to end after it was asked to.
@@ -101,7 +102,7 @@ impl Process {
     /// Stops the child where it is, as a machine that hangs; its sockets stay open.
     pub(crate) fn freeze(&mut self) {
         self.is_frozen = true;
-        send_signal("STOP", &[self.child.id()]);
+        signal(Signal::STOP, self.child.id());
     }
 
     /// Ends the child as no handler of signals can see, and waits until it has ended.
@@ -113,7 +114,7 @@ impl Process {
 
     /// Asks the child to finish what it has and to end, and waits until it has.
     pub(crate) fn drain(&mut self) -> anyhow::Result<()> {
-        signal("TERM", self.child.id());
+        signal(Signal::TERM, self.child.id());
         let deadline = Instant::now() + DRAIN_DEADLINE;
         while self.child.try_wait()?.is_none() {
             if Instant::now() > deadline {
@@ -143,12 +144,12 @@ impl Drop for Process {
             return;
         }
         if self.is_frozen {
-            send_signal("CONT", &[self.child.id()]);
+            signal(Signal::CONT, self.child.id());
         }
         // The tree is taken first: once the parent is gone, nothing tells whose
         // children its workers were.
         let tree = tree_of(self.child.id());
-        send_signal("INT", &tree[..1]);
+        signal(Signal::INT, self.child.id());
         let deadline = Instant::now() + END_DEADLINE;
         while Instant::now() < deadline {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -156,29 +157,18 @@ impl Drop for Process {
             }
             thread::sleep(POLL_INTERVAL);
         }
-        let left: Vec<u32> = tree.into_iter().filter(|id| parent_of(*id).is_some()).collect();
-        send_signal("KILL", &left);
+        for left in tree.into_iter().filter(|id| parent_of(*id).is_some()) {
+            signal(Signal::KILL, left);
+        }
         let _ = self.child.wait();
     }
 }
 
-/// Signals one process.
-pub(crate) fn signal(name: &str, id: u32) {
-    send_signal(name, &[id]);
-}
-
-fn send_signal(signal: &str, ids: &[u32]) {
-    if ids.is_empty() {
-        return;
+/// Signals one process. One that has ended in the meantime is what was wanted.
+pub(crate) fn signal(signal: Signal, id: u32) {
+    if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(id, signal);
     }
-    let ids = ids.iter().map(u32::to_string);
-    // A process that has ended in the meantime is what was wanted.
-    // The shell has `kill` built in, where the command may not be installed.
-    let _ = Command::new("sh")
-        .args(["-c", "kill \"$@\"", "sh", &format!("-{signal}")])
-        .args(ids)
-        .stderr(Stdio::null())
-        .status();
 }
 
 /// The process and all its descendants, the process itself first.

@@ -13,7 +13,7 @@ use crate::rounds::{Measured, Pace, Sample};
 const MAX_IDLE_BYTES: u64 = 30_000_000;
 const MAX_CONNECTION_BYTES: u64 = 28 * 1024;
 
-/// Median and extremes of the rounds.
+/// Median and extremes of rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Spread {
     median: f64,
@@ -58,11 +58,12 @@ pub(crate) fn case_section(measured: &Measured) -> String {
         else {
             continue;
         };
-        let quotients = |value: fn(&Sample) -> f64| {
-            Spread::of(above.iter().zip(below).map(move |(a, b)| value(a) / value(b)))
+        let quotients = |rows: &[Vec<Sample>], value: fn(&Sample) -> f64| {
+            let rounds = rows[above].iter().zip(&rows[below]);
+            Spread::of(rounds.map(|(above, below)| value(above) / value(below)))
         };
-        let cpu = quotients(Sample::cpu_us);
-        let rate = quotients(|sample| sample.counts.per_second());
+        let cpu = quotients(&measured.by_turns, Sample::cpu_us);
+        let rate = quotients(&measured.alone, |sample| sample.counts.per_second());
         let bound = match pair.bound {
             Some(bound) if cpu.median > bound => format!("{bound:.2} **missed**"),
             Some(bound) => format!("{bound:.2} met"),
@@ -74,13 +75,14 @@ pub(crate) fn case_section(measured: &Measured) -> String {
         "\n| contender | CPU µs per request | requests/s | core used | p50 µs | p99 µs |\n",
     );
     text.push_str("|---|---|---|---|---|---|\n");
-    for (target, samples) in measured.case.targets.iter().zip(&measured.samples) {
-        let median = |value: fn(&Sample) -> f64| Spread::of(samples.iter().map(value)).median;
+    let rows = measured.by_turns.iter().zip(&measured.alone);
+    for (target, (by_turns, alone)) in measured.case.targets.iter().zip(rows) {
+        let median = |value: fn(&Sample) -> f64| Spread::of(alone.iter().map(value)).median;
         let _ = writeln!(
             text,
             "| {} | {:.2} | {:.0} | {:.0} % | {:.0} | {:.0} |",
             target.name,
-            median(Sample::cpu_us),
+            Spread::of(by_turns.iter().map(Sample::cpu_us)).median,
             median(|sample| sample.counts.per_second()),
             median(Sample::busy) * 100.0,
             median(|sample| sample.counts.p50_us as f64),
@@ -90,9 +92,8 @@ pub(crate) fn case_section(measured: &Measured) -> String {
     text
 }
 
-fn row<'a>(measured: &'a Measured, name: &str) -> Option<&'a [Sample]> {
-    let index = measured.case.targets.iter().position(|target| target.name == name)?;
-    measured.samples.get(index).map(Vec::as_slice)
+fn row(measured: &Measured, name: &str) -> Option<usize> {
+    measured.case.targets.iter().position(|target| target.name == name)
 }
 
 /// Idle size and size per connection, the gateway's against their figures.
@@ -167,16 +168,22 @@ pub(crate) fn preamble(cores: Cores, pace: Pace) -> String {
     format!(
         "# Results of the load benchmark\n\n\
          Written by `make bench` (`cargo bench --bench load`); do not edit. {place}\n\n\
-         Quotients are medians over {} interleaved rounds of {} s, with the least and the greatest \
-         in brackets; below 1 the first of the two is cheaper (CPU) or slower (requests/s). CPU is \
-         user and kernel time of the contender's whole process tree, from /proc, divided by the \
-         requests wrk saw answered. Where a contender used less than its core, load generator or \
-         upstream were the limit, and its requests/s say little. Every contender was checked before \
-         and after: right status, right body, no socket errors. `bare` is a Pingora program with \
-         the gateway's profile, allocator and buffers that does nothing but forward, or write \
-         Tollgate's own refusal.\n\n\
+         Quotients are medians, with the least and the greatest in brackets; below 1 the first of \
+         the two is cheaper (CPU) or slower (requests/s). All contenders were started {} times. CPU \
+         per request is of {} rounds after each start, of {} s for every contender, in which they \
+         took turns of 50 ms, each with a wrk of its own that was frozen while others had theirs: \
+         so whatever slows the machine down meets all. It is user and kernel time of the \
+         contender's whole process tree, from /proc, divided by the requests wrk saw answered; what \
+         a program does between its turns counts as well. Requests/s, the share of the core used \
+         and latencies are of one round of {} s after each start, each contender alone. Where it \
+         used less than its core, load generator or upstream were the limit, and its requests/s say \
+         little. Every contender was checked before and after: right status, right body, no socket \
+         errors. `bare` is a Pingora program with the gateway's profile, allocator and buffers that \
+         does nothing but forward, or write Tollgate's own refusal.\n\n\
          {}.\n\n",
+        pace.starts,
         pace.rounds,
+        pace.seconds,
         pace.seconds,
         versions(),
     )

@@ -1,7 +1,8 @@
-//! One case: checks of every contender, then interleaved rounds over all.
+//! One case: checks of every contender, then rounds of each alone and of all by turns.
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::slice;
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::configs::UPSTREAM_BODY;
 use crate::contenders::{Bench, Target};
 use crate::http::{self, Answer};
 use crate::process::{cpu_ns, poll_until};
+use crate::turns;
 use crate::wrk::{self, Counts};
 
 /// How long a contender may go on working after a round, for instance on
@@ -55,7 +57,12 @@ pub(crate) struct Case {
 /// How long and how often a case is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
+    /// How often the contenders are started anew: where a program and its memory come to lie
+    /// moves its CPU per request by a hundredth or two until it ends.
+    pub(crate) starts: usize,
+    /// Rounds by turns after each start.
     pub(crate) rounds: usize,
+    /// Length of a round for one contender.
     pub(crate) seconds: u64,
 }
 
@@ -78,64 +85,122 @@ impl Sample {
     }
 }
 
-/// All samples of a case: one row per target, one entry per round.
+/// All samples of a case, a row per target.
 pub(crate) struct Measured {
     pub(crate) case: Case,
-    pub(crate) samples: Vec<Vec<Sample>>,
+    /// An entry per round by turns: what a request costs.
+    pub(crate) by_turns: Vec<Vec<Sample>>,
+    /// An entry per start: how many requests, how fast, when nothing else is driven.
+    pub(crate) alone: Vec<Vec<Sample>>,
     /// What went wrong, in sentences; a case with problems proves nothing.
     pub(crate) problems: Vec<String>,
 }
 
+impl Measured {
+    /// Takes in the same case of another start.
+    pub(crate) fn extend(&mut self, other: Self) {
+        for (rows, more) in [(&mut self.by_turns, other.by_turns), (&mut self.alone, other.alone)] {
+            for (row, more) in rows.iter_mut().zip(more) {
+                row.extend(more);
+            }
+        }
+        self.problems.extend(other.problems);
+    }
+
+    /// Requests that one target answered.
+    pub(crate) fn requests(&self, target: usize) -> u64 {
+        let rows = [&self.by_turns[target], &self.alone[target]];
+        rows.into_iter().flatten().map(|sample| sample.counts.requests).sum()
+    }
+}
+
 impl Bench<'_> {
-    /// Measures a case. Within a round the contenders take turns, and each
-    /// round begins with another one, so that a drift of the machine meets all.
+    /// Measures a case with its contenders as they run: each alone, one after another, then all
+    /// by turns.
     pub(crate) fn measure(&self, case: Case, pace: Pace) -> anyhow::Result<Measured> {
         let script = self.dir.join("summary.lua");
         fs::write(&script, wrk::SUMMARY_SCRIPT)?;
-        let count = case.targets.len();
-        let mut lengths = Vec::with_capacity(count);
+        let round = Round {
+            expect: case.expect,
+            seconds: pace.seconds,
+            core: self.cores.load,
+            script: &script,
+        };
+        let mut entrants = Vec::with_capacity(case.targets.len());
         for target in &case.targets {
-            lengths.push(check(target, case.expect)?.raw.len());
+            let length = check(target, case.expect)?.raw.len();
             wrk::drive(target, 1, self.cores.load, &script)?;
+            entrants.push(Entrant { target, length });
         }
-        let mut samples = vec![Vec::with_capacity(pace.rounds); count];
         let mut problems = Vec::new();
-        for round in 0..pace.rounds {
-            for turn in 0..count {
-                let index = (round + turn) % count;
-                let (target, length) = (&case.targets[index], lengths[index]);
-                let sample = self.sample(target, pace.seconds, &script, &mut problems)?;
-                if let Err(problem) = verify(target, case.expect, &sample.counts, length) {
-                    problems.push(format!("round {}: {}: {problem}", round + 1, target.name));
-                }
-                samples[index].push(sample);
+        let mut alone = Vec::with_capacity(entrants.len());
+        for entrant in &entrants {
+            alone.push(round.run(slice::from_ref(entrant), 0, &mut problems)?);
+        }
+        let mut by_turns = vec![Vec::with_capacity(pace.rounds); entrants.len()];
+        for number in 0..pace.rounds {
+            let samples = round.run(&entrants, number, &mut problems)?;
+            for (row, sample) in by_turns.iter_mut().zip(samples) {
+                row.push(sample);
             }
         }
         // A contender that broke under load may have gone on answering wrongly.
         for target in &case.targets {
             check(target, case.expect)?;
         }
-        Ok(Measured { case, samples, problems })
+        Ok(Measured { case, by_turns, alone, problems })
     }
+}
 
-    fn sample(
+/// Who takes part in a round.
+struct Entrant<'a> {
+    target: &'a Target,
+    /// Bytes of the answer that was checked.
+    length: usize,
+}
+
+/// What the rounds of a case have in common.
+struct Round<'a> {
+    expect: Expect,
+    /// For each entrant.
+    seconds: u64,
+    /// The load's.
+    core: usize,
+    script: &'a Path,
+}
+
+impl Round<'_> {
+    /// Drives all entrants by turns, the one numbered `first` to begin with, or the only one
+    /// without a break. What makes their samples worthless goes to `problems`.
+    fn run(
         &self,
-        target: &Target,
-        seconds: u64,
-        script: &Path,
+        entrants: &[Entrant<'_>],
+        first: usize,
         problems: &mut Vec<String>,
-    ) -> anyhow::Result<Sample> {
-        if let Some(log) = &target.access_log {
-            truncate(log)?;
+    ) -> anyhow::Result<Vec<Sample>> {
+        let targets: Vec<&Target> = entrants.iter().map(|entrant| entrant.target).collect();
+        let mut before = Vec::with_capacity(targets.len());
+        for target in &targets {
+            if let Some(log) = &target.access_log {
+                truncate(log)?;
+            }
+            before.push(cpu_ns(target.id)?);
         }
-        let before = cpu_ns(target.id)?;
-        let counts = wrk::drive(target, seconds, self.cores.load, script)?;
+        let counts = turns::drive(&targets, first, self.seconds, self.core, self.script)?;
         thread::sleep(SETTLE);
-        if let Some(log) = &target.access_log {
-            let written = poll_until(LOG_DEADLINE, || logged(log, counts.requests));
-            problems.extend(written.err().map(|error| format!("{}: {error}", target.name)));
+        let mut samples = Vec::with_capacity(targets.len());
+        for ((entrant, before), counts) in entrants.iter().zip(before).zip(counts) {
+            let Entrant { target, length } = entrant;
+            if let Some(log) = &target.access_log {
+                let written = poll_until(LOG_DEADLINE, || logged(log, counts.requests));
+                problems.extend(written.err().map(|error| format!("{}: {error}", target.name)));
+            }
+            if let Err(problem) = verify(target, self.expect, &counts, *length) {
+                problems.push(format!("{}: {problem}", target.name));
+            }
+            samples.push(Sample { cpu_ns: cpu_ns(target.id)? - before, counts });
         }
-        Ok(Sample { cpu_ns: cpu_ns(target.id)? - before, counts })
+        Ok(samples)
     }
 }
 

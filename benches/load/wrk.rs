@@ -1,12 +1,15 @@
 //! The load generator: runs wrk and reads what it counted.
 
+use std::io::Read as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, ensure};
+use rustix::process::Signal;
 
 use crate::contenders::Target;
 use crate::http::CLIENT_HEADER;
+use crate::process;
 
 /// Connections held open by wrk; DESIGN's figures are for this many.
 const CONNECTIONS: u32 = 64;
@@ -46,24 +49,66 @@ pub(crate) fn drive(
     core: usize,
     script: &Path,
 ) -> anyhow::Result<Counts> {
-    let output = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "taskset", "-c", &core.to_string(), "wrk", "-t1"])
-        .arg(format!("-c{CONNECTIONS}"))
-        .arg(format!("-d{seconds}s"))
-        .args(["-H", &format!("{CLIENT_HEADER}: {}", target.client)])
-        .arg("-s")
-        .arg(script)
-        .arg(format!("http://{}{}", target.address, target.path))
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot run wrk")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "wrk failed: {text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    parse(&text).with_context(|| format!("wrk printed no summary: {text}"))
+    Wrk::start(target, seconds, core, script)?.counts()
+}
+
+/// A wrk that runs; it ends with this value.
+pub(crate) struct Wrk(Child);
+
+impl Wrk {
+    /// Begins to drive one target, for as many seconds by the clock on the wall.
+    pub(crate) fn start(
+        target: &Target,
+        seconds: u64,
+        core: usize,
+        script: &Path,
+    ) -> anyhow::Result<Self> {
+        // Both programs before wrk replace themselves by the next, so the child is wrk.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "taskset", "-c", &core.to_string(), "wrk", "-t1"])
+            .arg(format!("-c{CONNECTIONS}"))
+            .arg(format!("-d{seconds}s"))
+            .args(["-H", &format!("{CLIENT_HEADER}: {}", target.client)])
+            .arg("-s")
+            .arg(script)
+            .arg(format!("http://{}{}", target.address, target.path))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run wrk")?;
+        Ok(Self(child))
+    }
+
+    /// Lets it do nothing, its connections kept, until it is thawed. Its time runs on.
+    pub(crate) fn freeze(&self) {
+        process::signal(Signal::STOP, self.0.id());
+    }
+
+    pub(crate) fn thaw(&self) {
+        process::signal(Signal::CONT, self.0.id());
+    }
+
+    /// What it has counted, once it has ended by itself.
+    pub(crate) fn counts(mut self) -> anyhow::Result<Counts> {
+        let mut text = String::new();
+        if let Some(mut stdout) = self.0.stdout.take() {
+            stdout.read_to_string(&mut text)?;
+        }
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut text)?;
+        }
+        ensure!(self.0.wait()?.success(), "wrk failed: {text}");
+        parse(&text).with_context(|| format!("wrk printed no summary: {text}"))
+    }
+}
+
+impl Drop for Wrk {
+    fn drop(&mut self) {
+        // One that has ended is left alone by both.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn parse(text: &str) -> Option<Counts> {

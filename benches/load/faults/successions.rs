@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::Signal;
 
 use super::findings::{Finding, Findings, millis, quantile};
 use super::origin::{Kind, Origin};
@@ -158,7 +159,7 @@ impl Upgrades {
 impl Drop for Upgrades {
     fn drop(&mut self) {
         if self.serving != self.first.id() {
-            signal("INT", self.serving);
+            signal(Signal::INT, self.serving);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use redis::{Client, FromRedisValue};
+use rustix::process::Signal;
 
 use crate::contenders::{Bench, START_DEADLINE};
 use crate::process::{self, Process, free_addresses, poll_until};
@@ -89,7 +90,7 @@ impl Redis {
     }
 
     pub(crate) fn thaw(&self) -> anyhow::Result<()> {
-        process::signal("CONT", self.process.as_ref().context("it does not run")?.id());
+        process::signal(Signal::CONT, self.process.as_ref().context("it does not run")?.id());
         Ok(())
     }
 
