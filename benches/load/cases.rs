@@ -82,6 +82,7 @@ struct Field {
     tollgate_logged: Option<Running>,
     bare: Option<Running>,
     nginx: Option<Running>,
+    nginx_logged: Option<Running>,
     haproxy: Option<Running>,
 }
 
@@ -93,6 +94,10 @@ impl Field {
             let is_started = is_wanted && with(Contender::Tollgate);
             is_started.then(|| bench.start_tollgate(name, upstream, setup)).transpose()
         };
+        let nginx = |name, is_wanted: bool| {
+            let is_started = is_wanted && with(Contender::Nginx);
+            is_started.then(|| bench.start_nginx_proxy(name, upstream)).transpose()
+        };
         let uncontained = Setup { is_contained: false, ..EVERYTHING };
         let logged = Setup { log: Some(&log), ..EVERYTHING };
         Ok(Self {
@@ -100,7 +105,8 @@ impl Field {
             tollgate_uncontained: tollgate(UNCONTAINED, options.wants(Part::Forward), uncontained)?,
             tollgate_logged: tollgate("tollgate with log", options.wants(Part::Log), logged)?,
             bare: with(Contender::Bare).then(|| bench.start_bare_forward(upstream)).transpose()?,
-            nginx: with(Contender::Nginx).then(|| bench.start_nginx_proxy(upstream)).transpose()?,
+            nginx: nginx("nginx", true)?,
+            nginx_logged: nginx("nginx-with-log", options.wants(Part::Log))?,
             haproxy: with(Contender::Haproxy).then(|| bench.start_haproxy(upstream)).transpose()?,
         })
     }
@@ -191,7 +197,7 @@ fn log_case(field: &Field) -> Case {
         field.tollgate.as_ref().map(|running| &running.forward),
         field.tollgate_logged.as_ref().and_then(|running| running.logged.as_ref()),
         field.nginx.as_ref().map(|running| &running.forward),
-        field.nginx.as_ref().and_then(|running| running.logged.as_ref()),
+        field.nginx_logged.as_ref().and_then(|running| running.logged.as_ref()),
     ];
     let targets: Vec<Target> = with_and_without.into_iter().flatten().cloned().collect();
     Case {

@@ -185,11 +185,15 @@ impl Bench<'_> {
     }
 
     /// nginx with a limited, a logging and an always refusing listener.
-    pub(crate) fn start_nginx_proxy(&self, upstream: SocketAddr) -> anyhow::Result<Running> {
+    pub(crate) fn start_nginx_proxy(
+        &self,
+        name: &str,
+        upstream: SocketAddr,
+    ) -> anyhow::Result<Running> {
         let [forward, logged, refuse] = free_addresses()?;
-        let log = self.dir.join("nginx-access.log");
+        let log = self.dir.join(format!("{name}-access.log"));
         let text = configs::nginx(forward, logged, refuse, upstream, &log);
-        let process = self.start_nginx("nginx", self.cores.contender, &text)?;
+        let process = self.start_nginx(name, self.cores.contender, &text)?;
         let target = |address| Target::new(Contender::Nginx.name(), &process, address);
         let refuse = Target { stray_admissions: 1, ..target(refuse) };
         let logged = Target { name: "nginx with log", access_log: Some(log), ..target(logged) };
@@ -246,6 +250,14 @@ pub(crate) fn build_bare_proxy() -> anyhow::Result<PathBuf> {
         .stderr(Stdio::inherit());
     if cfg!(debug_assertions) {
         command.args(["--profile", "dev"]);
+    }
+    // What cargo tells the programs it runs is not meant for a build: dependencies that look at
+    // it would be built anew, everything above them too, and all of that again at the next run.
+    for (name, _) in std::env::vars_os() {
+        let is_told = |prefix| name.to_str().is_some_and(|name| name.starts_with(prefix));
+        if is_told("CARGO_PKG_") || is_told("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
     }
     let output = command.output().context("cannot run cargo")?;
     let text = String::from_utf8_lossy(&output.stdout);

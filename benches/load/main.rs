@@ -242,7 +242,7 @@ fn measure_memory(
         measure(bench.start_bare_forward(upstream)?)?;
     }
     if options.has(Contender::Nginx) {
-        measure(bench.start_nginx_proxy(upstream)?)?;
+        measure(bench.start_nginx_proxy("nginx", upstream)?)?;
     }
     if options.has(Contender::Tollgate) {
         let running = bench.start_tollgate("tollgate", upstream, EVERYTHING)?;

@@ -1,5 +1,6 @@
 //! One case: checks of every contender, then rounds of each alone and of all by turns.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::Path;
 use std::slice;
@@ -179,6 +180,11 @@ impl Round<'_> {
         problems: &mut Vec<String>,
     ) -> anyhow::Result<Vec<Sample>> {
         let targets: Vec<&Target> = entrants.iter().map(|entrant| entrant.target).collect();
+        let processes: HashSet<u32> = targets.iter().map(|target| target.id).collect();
+        ensure!(
+            processes.len() == targets.len(),
+            "two entrants are one process: each pays for both"
+        );
         let mut before = Vec::with_capacity(targets.len());
         for target in &targets {
             if let Some(log) = &target.access_log {
