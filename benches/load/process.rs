@@ -200,16 +200,24 @@ fn parent_of(id: u32) -> Option<u32> {
     stat_fields(id)?.get(1)?.parse().ok()
 }
 
-/// CPU time in nanoseconds that the process, its threads and its descendants
-/// have used so far, in user and kernel mode together.
-pub(crate) fn cpu_ns(root: u32) -> anyhow::Result<u64> {
-    let mut sum = 0;
-    for id in tree_of(root) {
-        sum += scheduler_ns(id)
-            .or_else(|| ticks_ns(id))
-            .with_context(|| format!("cannot read the CPU time of process {id}"))?;
+/// Reads the CPU time of a process and of the descendants it has when this is made.
+pub(crate) struct Meter(Vec<u32>);
+
+impl Meter {
+    pub(crate) fn of(root: u32) -> Self {
+        Self(tree_of(root))
     }
-    Ok(sum)
+
+    /// Nanoseconds used so far by all threads, in user and kernel mode together.
+    pub(crate) fn cpu_ns(&self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for id in &self.0 {
+            sum += scheduler_ns(*id)
+                .or_else(|| ticks_ns(*id))
+                .with_context(|| format!("cannot read the CPU time of process {id}"))?;
+        }
+        Ok(sum)
+    }
 }
 
 /// What the scheduler counted, to the nanosecond, over the threads alive. The

@@ -12,8 +12,8 @@ use anyhow::{Context, bail, ensure};
 use crate::configs::UPSTREAM_BODY;
 use crate::contenders::{Bench, Target};
 use crate::http::{self, Answer};
-use crate::process::{cpu_ns, poll_until};
-use crate::turns;
+use crate::process::{Meter, poll_until};
+use crate::turns::{self, Driven};
 use crate::wrk::{self, Counts};
 
 /// How long a contender may go on working after a round, for instance on
@@ -179,32 +179,36 @@ impl Round<'_> {
         first: usize,
         problems: &mut Vec<String>,
     ) -> anyhow::Result<Vec<Sample>> {
-        let targets: Vec<&Target> = entrants.iter().map(|entrant| entrant.target).collect();
-        let processes: HashSet<u32> = targets.iter().map(|target| target.id).collect();
+        let processes: HashSet<u32> = entrants.iter().map(|entrant| entrant.target.id).collect();
         ensure!(
-            processes.len() == targets.len(),
+            processes.len() == entrants.len(),
             "two entrants are one process: each pays for both"
         );
-        let mut before = Vec::with_capacity(targets.len());
-        for target in &targets {
+        let mut targets = Vec::with_capacity(entrants.len());
+        let mut before = Vec::with_capacity(entrants.len());
+        for Entrant { target, .. } in entrants {
             if let Some(log) = &target.access_log {
                 truncate(log)?;
             }
-            before.push(cpu_ns(target.id)?);
+            let meter = Meter::of(target.id);
+            before.push(meter.cpu_ns()?);
+            targets.push((*target, meter));
         }
-        let counts = turns::drive(&targets, first, self.seconds, self.core, self.script)?;
+        let driven = turns::drive(&targets, first, self.seconds, self.core, self.script)?;
         thread::sleep(SETTLE);
-        let mut samples = Vec::with_capacity(targets.len());
-        for ((entrant, before), counts) in entrants.iter().zip(before).zip(counts) {
-            let Entrant { target, length } = entrant;
+        let mut samples = Vec::with_capacity(entrants.len());
+        for (index, Driven { counts, waiting_ns }) in driven.into_iter().enumerate() {
+            let (target, meter) = &targets[index];
             if let Some(log) = &target.access_log {
                 let written = poll_until(LOG_DEADLINE, || logged(log, counts.requests));
                 problems.extend(written.err().map(|error| format!("{}: {error}", target.name)));
             }
-            if let Err(problem) = verify(target, self.expect, &counts, *length) {
+            if let Err(problem) = verify(target, self.expect, &counts, entrants[index].length) {
                 problems.push(format!("{}: {problem}", target.name));
             }
-            samples.push(Sample { cpu_ns: cpu_ns(target.id)? - before, counts });
+            // Not before the log is written, which costs as well.
+            let cpu_ns = meter.cpu_ns()? - before[index] - waiting_ns;
+            samples.push(Sample { cpu_ns, counts });
         }
         Ok(samples)
     }

@@ -22,9 +22,8 @@ use std::sync::Arc;
 /// What a limit that denies without its store asks clients to wait.
 const DENIED_FOR_NS: u64 = 1_000_000_000;
 
-/// What a request paid to limits that gateways share. Not inline, for every request carries it and
-/// few pay.
-pub type Payments = Vec<Payment>;
+/// What a request paid to limits that gateways share: mostly its tier's and its route's.
+pub type Payments = SmallVec<[Payment; 2]>;
 
 /// What is decided of a request so far.
 pub enum Decided {

@@ -7,10 +7,10 @@
 //! forgets a client with its last request is no larger than the requests in flight, which are
 //! bounded already.
 
-use crate::store::key::Digest;
+use crate::store::key::{AsItIs, Digest};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Parts of the table, each with a lock of its own. Threads are few; so many parts make it
@@ -72,7 +72,7 @@ struct Shard(Mutex<Clients>);
 #[derive(Default)]
 struct Clients {
     /// No count is zero.
-    clients: HashMap<Digest, u32, DigestHashing>,
+    clients: HashMap<Digest, u32, AsItIs>,
     /// The most clients there were since there was room for fewer; bounds the room, which the
     /// map's own `capacity` tells too low when clients have gone.
     most: usize,
@@ -114,30 +114,7 @@ impl Clients {
 /// Which of `shards` parts a client is in. Neither the low bits nor the highest choose it: maps
 /// use those.
 pub(super) fn digest_shard(client: Digest, shards: usize) -> usize {
-    (DigestHashing::default().hash_one(client) >> 32) as usize % shards
-}
-
-type DigestHashing = BuildHasherDefault<DigestHasher>;
-
-/// Takes a digest as it is: the secret function it comes from has hashed it already.
-#[derive(Default)]
-struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn write_u64(&mut self, digest: u64) {
-        self.0 = digest;
-    }
-
-    /// A digest is one number, so this is not called; were it, it would still spread.
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
+    (AsItIs::default().hash_one(client) >> 32) as usize % shards
 }
 
 #[cfg(test)]

@@ -95,11 +95,6 @@ fn note_payments(pending: &Pending, reply: &Reply, at: Moment, ctx: &mut Context
             let delay_ns = at.ns.saturating_sub(started_ns) + answer.wait_ns;
             ctx.receipt.hold_back(Delay { policy: wish.policy, delay_ns });
         }
-        ctx.payments.push(Payment::Asked {
-            name: wish.name.clone(),
-            algorithm: wish.algorithm.clone(),
-            cost: wish.cost,
-            at: reply.now,
-        });
+        ctx.payments.push(wish.paid_at(reply.now));
     }
 }

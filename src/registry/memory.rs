@@ -11,8 +11,8 @@ use super::record::{BlockEnd, Effect, Record};
 use crate::clock;
 use crate::config::ApiKeyHash;
 use crate::policy::tier::TierName;
+use crate::store::key::AsItIs;
 use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -26,24 +26,7 @@ struct HeldKey {
 }
 
 /// A fingerprint is the output of a keyed hash already.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
-    }
-
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
-    }
-}
-
-type ByFingerprint<T> = papaya::HashMap<Fingerprint, T, BuildHasherDefault<AsItIs>>;
+type ByFingerprint<T> = papaya::HashMap<Fingerprint, T, AsItIs>;
 
 /// All of it.
 pub(super) struct Memory {

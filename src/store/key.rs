@@ -12,6 +12,7 @@
 //! chance of meeting that is one in 2⁶⁴ already.
 
 use siphasher::sip::SipHasher13;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// What kind of thing identifies the holder of a bucket. Part of the key, so that a header
 /// value never meets an address or an API-key client of the same spelling.
@@ -41,7 +42,7 @@ pub enum KeyKind {
 pub struct Digest(u64);
 
 /// The place of one bucket in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     fingerprint: u64,
 }
@@ -75,6 +76,30 @@ impl Key {
     /// Where in its set the key looks first, from 0 to 15; bits that the set's number does not use.
     pub(super) fn start(self) -> usize {
         (self.fingerprint >> 60) as usize
+    }
+}
+
+/// How maps hash what a keyed hash has made already: a key, a digest, a fingerprint.
+pub type AsItIs = BuildHasherDefault<TakeAsItIs>;
+
+/// Takes the last number it is given as it is.
+#[derive(Debug, Default)]
+pub struct TakeAsItIs(u64);
+
+impl Hasher for TakeAsItIs {
+    fn write_u64(&mut self, hashed: u64) {
+        self.0 = hashed;
+    }
+
+    /// What is meant for this is a number, so this is not called; were it, it would still spread.
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

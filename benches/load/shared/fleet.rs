@@ -12,7 +12,7 @@ use crate::configs::Listeners;
 use crate::contenders::{Bench, START_DEADLINE, free_listeners};
 use crate::faults::origin::{Kind, Origin};
 use crate::http;
-use crate::process::{Process, cpu_ns, poll_until};
+use crate::process::{Meter, Process, poll_until};
 
 /// A tier and who is in it. Tiers are shared as soon as there is a Redis, so nothing else has to
 /// be limited, and each request is charged in one bucket.
@@ -120,7 +120,7 @@ impl Fleet {
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let mut sum = 0;
         for (process, _) in &self.gateways {
-            sum += cpu_ns(process.id())?;
+            sum += Meter::of(process.id()).cpu_ns()?;
         }
         Ok(Duration::from_nanos(sum))
     }

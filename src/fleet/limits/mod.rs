@@ -17,7 +17,7 @@ use crate::metrics::SharedLimitMetrics;
 use crate::policy::lease;
 use crate::policy::limit::OnStoreFailure;
 use crate::policy::meter::Algorithm;
-use crate::store::key::Key;
+use crate::store::key::{AsItIs, Key};
 use crate::store::limiter::Limiter;
 use crate::store::table::Class;
 use account::{Account, Conversation, PAUSE, Spent};
@@ -43,7 +43,7 @@ pub struct SharedLimits {
     link: Link,
     roster: Arc<Roster>,
     gateway: String,
-    accounts: papaya::HashMap<u64, Arc<Account>>,
+    accounts: papaya::HashMap<Key, Arc<Account>, AsItIs>,
     /// Accounts that are running out, and how much each may hold; a task is about to see to them.
     running_out: Mutex<Vec<(Arc<Account>, u64)>>,
     metrics: SharedLimitMetrics,
@@ -68,6 +68,14 @@ pub struct Wish {
     pub on_failure: OnStoreFailure,
 }
 
+impl Wish {
+    /// What was paid once the store has taken what was asked for, at this time of its clock.
+    pub fn paid_at(&self, at: RedisTime) -> Payment {
+        let Wish { name, algorithm, cost, .. } = self.clone();
+        Payment::Asked(Box::new(Asked { name, algorithm, cost, at }))
+    }
+}
+
 /// The store gave no answer that could be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unanswered;
@@ -82,17 +90,8 @@ pub enum Payment {
         /// How many tokens.
         cost: u32,
     },
-    /// By asking the store.
-    Asked {
-        /// The bucket's name in the store.
-        name: String,
-        /// Its limit.
-        algorithm: Algorithm,
-        /// How many tokens.
-        cost: u32,
-        /// When, by the store's clock.
-        at: RedisTime,
-    },
+    /// By asking the store. Apart, for it is large, and most payments are of a lease.
+    Asked(Box<Asked>),
     /// Without the store: the local table was charged and the store is owed.
     Owed {
         /// The bucket's key in the local table.
@@ -100,6 +99,19 @@ pub enum Payment {
         /// How many tokens.
         cost: u32,
     },
+}
+
+/// What the store took for a request that asked it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The bucket's name in the store.
+    pub name: String,
+    /// Its limit.
+    pub algorithm: Algorithm,
+    /// How many tokens.
+    pub cost: u32,
+    /// When, by the store's clock.
+    pub at: RedisTime,
 }
 
 impl SharedLimits {
@@ -110,7 +122,7 @@ impl SharedLimits {
         gateway: GatewayId,
         metrics: SharedLimitMetrics,
     ) -> SharedLimits {
-        let (gateway, accounts) = (gateway.to_string(), papaya::HashMap::new());
+        let (gateway, accounts) = (gateway.to_string(), papaya::HashMap::default());
         SharedLimits { link, roster, gateway, accounts, running_out: Mutex::default(), metrics }
     }
 
@@ -129,7 +141,7 @@ impl SharedLimits {
     #[inline]
     pub fn spend(self: &Arc<Self>, key: Key, burst: u64, cost: u32, now_ns: u64) -> bool {
         let accounts = self.accounts.pin();
-        let Some(account) = accounts.get(&key.fingerprint()) else { return false };
+        let Some(account) = accounts.get(&key) else { return false };
         let spent = account.spend(cost, now_ns);
         if spent == Spent::No {
             return false;
@@ -185,7 +197,7 @@ impl SharedLimits {
     }
 
     async fn is_there_after_all(&self, wish: &Wish, until: Instant) -> bool {
-        let account = self.accounts.pin().get(&wish.key.fingerprint()).cloned();
+        let account = self.accounts.pin().get(&wish.key).cloned();
         let Some(account) = account else { return false };
         let answered = timeout_at(until.into(), account.answered()).await;
         let is_paid =
@@ -272,12 +284,7 @@ impl SharedLimits {
         if !replies.iter().all(is_taken) {
             for (wish, reply) in wishes.iter().zip(&replies).filter(|(_, reply)| is_taken(reply)) {
                 if let Ok(Reply { now, .. }) = reply {
-                    self.give_back(Payment::Asked {
-                        name: wish.name.clone(),
-                        algorithm: wish.algorithm.clone(),
-                        cost: wish.cost,
-                        at: *now,
-                    });
+                    self.give_back(wish.paid_at(*now));
                 }
             }
         }
@@ -330,7 +337,7 @@ impl SharedLimits {
             _ => lease::ceiling(wish.algorithm.burst(), self.live()),
         };
         let accounts = self.accounts.pin();
-        let account = match accounts.get(&wish.key.fingerprint()) {
+        let account = match accounts.get(&wish.key) {
             Some(account) => account.clone(),
             None if ceiling == 0 => return None,
             None => self.open(wish, now_ns)?,
@@ -346,7 +353,7 @@ impl SharedLimits {
             return None;
         }
         let open = || Arc::new(Account::open(&wish.name, &wish.algorithm, now_ns));
-        Some(accounts.get_or_insert_with(wish.key.fingerprint(), open).clone())
+        Some(accounts.get_or_insert_with(wish.key, open).clone())
     }
 
     /// Notes that a request was let pass without asking. Beyond 65 536 buckets the store
@@ -354,7 +361,7 @@ impl SharedLimits {
     pub fn owe(&self, wish: &Wish, now_ns: u64) {
         self.metrics.unasked.inc_by(u64::from(wish.cost));
         let accounts = self.accounts.pin();
-        let account = accounts.get(&wish.key.fingerprint()).cloned();
+        let account = accounts.get(&wish.key).cloned();
         if let Some(account) = account.or_else(|| self.open(wish, now_ns)) {
             account.owe(wish.cost);
         }
@@ -364,18 +371,19 @@ impl SharedLimits {
     pub fn give_back(self: &Arc<Self>, payment: Payment) {
         match payment {
             Payment::Leased { key, cost } => {
-                if let Some(account) = self.accounts.pin().get(&key.fingerprint()) {
+                if let Some(account) = self.accounts.pin().get(&key) {
                     account.refund(cost, clock::now_ns());
                 }
             }
             Payment::Owed { key, cost } => {
-                if let Some(account) = self.accounts.pin().get(&key.fingerprint()) {
+                if let Some(account) = self.accounts.pin().get(&key) {
                     account.forgive(cost);
                 }
             }
-            Payment::Asked { name, algorithm, cost, at } => {
+            Payment::Asked(asked) => {
                 let limits = self.clone();
                 tokio::spawn(async move {
+                    let Asked { name, algorithm, cost, at } = *asked;
                     let back = Some((cost, at));
                     let ask = Ask { algorithm: &algorithm, cost: 0, statement: None, back };
                     let arguments = script::arguments(&limits.gateway, &[ask]);
