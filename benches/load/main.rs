@@ -102,6 +102,11 @@ fn start(args: Vec<String>) -> anyhow::Result<()> {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
+    // Said now and not when half an hour of measuring is over.
+    let missing = options.missing_programs();
+    if !missing.is_empty() {
+        bail!("{} must be installed, which `make bench` does", missing.join(", "));
+    }
     let cores = Cores::of_this_machine()?;
     if cores.shared() {
         println!("There is one core only: load and contender share it, throughput says nothing.");

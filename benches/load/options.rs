@@ -89,6 +89,19 @@ impl Part {
         matches!(self, Self::SharedAccuracy | Self::SharedCost | Self::SharedFaults)
     }
 
+    /// The programs it starts, as they are called.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Forward | Self::Refuse | Self::Open | Self::Log => &["wrk", "nginx"],
+            Self::Memory | Self::SlowReaders => &["nginx"],
+            Self::BlackHole | Self::Overload | Self::Reload => &[],
+            Self::Upgrade => &["wrk"],
+            Self::Hostile => &["slowhttptest"],
+            Self::SharedAccuracy | Self::SharedFaults => &["redis-server"],
+            Self::SharedCost => &["redis-server", "wrk", "nginx"],
+        }
+    }
+
     /// Whether it needs what the comparison compares with.
     pub(crate) fn has_contenders(self) -> bool {
         self.compares_cpu() || matches!(self, Self::Memory)
@@ -145,6 +158,19 @@ impl Options {
             options.parts = Part::ALL.to_vec();
         }
         Ok(is_benchmark.then_some(options))
+    }
+
+    /// Programs that what is wanted will need and that no folder of `PATH` has.
+    pub(crate) fn missing_programs(&self) -> Vec<&'static str> {
+        let mut needed: Vec<_> = self.parts.iter().flat_map(|part| part.programs()).collect();
+        let compares = self.parts.iter().any(|part| part.compares_cpu());
+        needed.extend((compares && self.has(Contender::Haproxy)).then_some(&"haproxy"));
+        needed.sort_unstable();
+        needed.dedup();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let is_there =
+            |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+        needed.into_iter().copied().filter(|program| !is_there(program)).collect()
     }
 
     pub(crate) fn wants(&self, part: Part) -> bool {
