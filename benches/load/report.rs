@@ -173,8 +173,9 @@ pub(crate) fn preamble(cores: Cores, pace: Pace) -> String {
          per request is of {} rounds after each start, of {} s for every contender, in which they \
          took turns of 50 ms, each with a wrk of its own that was frozen while others had theirs: \
          so whatever slows the machine down meets all. It is user and kernel time of the \
-         contender's whole process tree, from /proc, less what it used between its turns, divided by \
-         the requests wrk saw answered. Requests/s, the share of the core used \
+         contender's whole process tree, from /proc, less what it used between its turns (unless one \
+         of the contenders logs, whose lines may be written then), divided by the requests wrk saw \
+         answered. Requests/s, the share of the core used \
          and latencies are of one round of {} s after each start, each contender alone. Where it \
          used less than its core, load generator or upstream were the limit, and its requests/s say \
          little. Every contender was checked before and after: right status, right body, no socket \

@@ -196,6 +196,8 @@ impl Round<'_> {
         }
         let driven = turns::drive(&targets, first, self.seconds, self.core, self.script)?;
         thread::sleep(SETTLE);
+        // Lines of a log may be written when the turn that they are of is over.
+        let is_logged = targets.iter().any(|(target, _)| target.access_log.is_some());
         let mut samples = Vec::with_capacity(entrants.len());
         for (index, Driven { counts, waiting_ns }) in driven.into_iter().enumerate() {
             let (target, meter) = &targets[index];
@@ -207,7 +209,8 @@ impl Round<'_> {
                 problems.push(format!("{}: {problem}", target.name));
             }
             // Not before the log is written, which costs as well.
-            let cpu_ns = meter.cpu_ns()? - before[index] - waiting_ns;
+            let apart_ns = if is_logged { 0 } else { waiting_ns };
+            let cpu_ns = meter.cpu_ns()? - before[index] - apart_ns;
             samples.push(Sample { cpu_ns, counts });
         }
         Ok(samples)
