@@ -14,7 +14,8 @@ use crate::wrk::{self, Counts, Wrk};
 const TURN: Duration = Duration::from_millis(50);
 /// After a turn: what was asked for by then is answered before another contender is driven.
 const GAP: Duration = Duration::from_millis(5);
-/// How long a load may take to connect.
+/// How long a load may take to connect. Nothing tells when it has; one that is later connects in its
+/// first turn.
 const START: Duration = Duration::from_millis(30);
 
 /// What a contender's load came to.
